@@ -1,0 +1,38 @@
+# From a fresh machine with Python 3.11+, git and make: `make demo` or `make test` is all there is to type.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench clean help
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## the main job: synthetic solids in, trained models, new meshes and a report out
+	$(BIN)/penstock run shape --preset demo
+
+test: $(READY) lint  ## lint, type check, layer contracts, and the default tests
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## the tests that take minutes: overfit, kills in real trainings
+	$(BIN)/pytest -m slow
+
+lint: $(READY)  ## ruff, mypy and the layer contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## side-by-side measurements; prints ratios
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what the build and the tests left (not your runs)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Parts that networks of every domain are built from."""

@@ -1,0 +1,1 @@
+"""The generative mathematics: path, time sampling, objective, velocity, solver."""
