@@ -169,8 +169,8 @@ def check_attributes(kind: FileKind, attributes: Mapping[str, Any]) -> dict[str,
         )
     checked: dict[str, str | int | float | bool] = {}
     for name in sorted(attributes):
-        value = attributes[name]
-        value = value.item() if isinstance(value, np.generic) else value
+        given = attributes[name]
+        value: Any = given.item() if isinstance(given, np.generic) else given
         expected = ATTRIBUTE_TYPES[kind.attributes[name].dtype]
         if expected is float and type(value) is int:
             value = float(value)
@@ -208,9 +208,9 @@ renamed when complete. The root group holds:
 | one dataset per array | `[item, axes...]`, or `[row, axes...]` where the first axis is ragged (`*`) |
 
 Axes: `name=3` has that length, `name*` differs from item to item, any other name has one length in the whole file;
-equal names have equal lengths. Numbers are little-endian. Each dataset is chunked so that no chunk is shared by two items
-larger than a chunk, carries Fletcher-32 checksums, and uses no filter but gzip, lzf, shuffle and Fletcher-32. Readers
-refuse soft and external links, external storage, virtual datasets, other filters, and anything the table does not name.
+equal names have equal lengths. Numbers are little-endian. A chunk holds rows of one item only, except that items below 16 KiB
+share one. Every dataset carries Fletcher-32 checksums and uses no filter but gzip, lzf, shuffle and Fletcher-32. Readers
+refuse soft and external links, external storage, virtual datasets, other filters, and what the table does not name.
 """
 
 

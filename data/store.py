@@ -48,13 +48,13 @@ class Fingerprint:
             text = value.dtype.kind == "U"
             dtype = "str" if text else value.dtype.newbyteorder("<").str
             self._update(json.dumps([name, dtype, list(value.shape)]).encode())
-            self._update(str(value).encode() if text else np.ascontiguousarray(value, value.dtype.newbyteorder("<")))
+            numbers = np.ascontiguousarray(value, None if text else value.dtype.newbyteorder("<"))
+            self._update(str(value).encode() if text else memoryview(numbers.reshape(-1).view(np.uint8)))
 
-    def _update(self, block: bytes | np.ndarray) -> None:
+    def _update(self, block: bytes | memoryview) -> None:
         # The length first: otherwise moving a byte from one block to the next would go unseen.
-        view = memoryview(block).cast("B") if isinstance(block, bytes) or block.size else memoryview(b"")
-        self._items.update(len(view).to_bytes(8, "little"))
-        self._items.update(view)
+        self._items.update(memoryview(block).nbytes.to_bytes(8, "little"))
+        self._items.update(block)
 
     def hexdigest(self, attributes: Mapping[str, str | int | float | bool]) -> str:
         head = json.dumps([self._kind.name, self._kind.version, dict(attributes)], sort_keys=True)
