@@ -208,9 +208,10 @@ renamed when complete. The root group holds:
 | one dataset per array | `[item, axes...]`, or `[row, axes...]` where the first axis is ragged (`*`) |
 
 Axes: `name=3` has that length, `name*` differs from item to item, any other name has one length in the whole file;
-equal names have equal lengths. Numbers are little-endian. A chunk holds rows of one item only, except that items below 16 KiB
-share one. Every dataset carries Fletcher-32 checksums and uses no filter but gzip, lzf, shuffle and Fletcher-32. Readers
-refuse soft and external links, external storage, virtual datasets, other filters, and what the table does not name.
+equal names have equal lengths. Numbers are little-endian. A chunk holds rows of one item only, except that items below
+16 KiB share one. Every dataset carries Fletcher-32 checksums and uses no filter but gzip, lzf, shuffle and Fletcher-32.
+Readers refuse soft and external links, external storage, virtual datasets, other filters, and what the table does not
+name.
 """
 
 

@@ -1,0 +1,384 @@
+"""Checkpoints that are whole or not there, and exported models: nothing here runs a pickle.
+
+A training checkpoint `step-00000120.ckpt` is a Lightning checkpoint with `step-00000120.ckpt.sha256` beside it, in the
+format of `sha256sum`. An exported model is a folder of `model.safetensors`, `config.yaml` and `provenance.json`.
+"""
+
+import hashlib
+import io
+import json
+import re
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import lightning
+import safetensors.torch
+import torch
+import yaml
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from data.atomic import disk_full, is_disk_full, remove_stale, written_file, written_folder
+from data.errors import CheckpointError
+
+CHECKSUM = ".sha256"
+WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.yaml", "provenance.json"
+
+
+class CheckpointWarning(UserWarning):
+    """A broken checkpoint was passed over; the text names it and the one used in its place."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's reading and writing of checkpoints, made whole-or-nothing and free of pickle.
+
+    Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
+
+    Raises:
+        CheckpointError: on saving, an object that `weights_only=True` would refuse; on loading, a missing or wrong
+            checksum, or a file that holds more than tensors and plain values.
+        DiskFullError: no space left; earlier checkpoints are untouched.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        remove_stale(path)
+        with written_file(path) as temporary:
+            checksum = _save(checkpoint, temporary)
+            if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(str(temporary)):
+                raise CheckpointError(
+                    f"{path.name}: a checkpoint holds tensors and plain values only, got objects of "
+                    f"{', '.join(unsafe)}. Store their fields (dataclasses.asdict, str, float) instead."
+                )
+            # The checksum goes first, so a file under its name always has one. Where the name is taken, both the old
+            # and the new sum are listed until the rename is done: whichever file a kill leaves there is a good one.
+            taken = _listed_sums(path) if path.exists() else []
+            _write_sums(path, [checksum, *taken])
+        if taken:
+            _write_sums(path, [checksum])
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint; with `weights_only=True` whatever the argument says."""
+        return load_checkpoint(Path(path), map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        path = Path(path)
+        path.unlink(missing_ok=True)
+        _sums_path(path).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
+    """The content of a training checkpoint whose checksum is right.
+
+    Raises:
+        CheckpointError: no such file, missing or wrong checksum, or objects other than tensors and plain values.
+    """
+    if problem := find_problem(path):
+        raise CheckpointError(
+            f"checkpoint {path} {problem}. Use an earlier one (penstock resume finds it), or train again."
+        )
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        raise CheckpointError(
+            f"checkpoint {path}: expected tensors and plain values, got: {_first_line(error)}. It was not made by "
+            "penstock and nothing in it was run. Import foreign weights with penstock import."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint {path}: expected a dictionary, got {type(content).__name__}.")
+    return content
+
+
+def load_training_weights(path: Path, *, averaged: bool = True) -> dict[str, Tensor]:
+    """The weights in a training checkpoint: the averaged ones where averaging was on, or the last step's.
+
+    Lightning keeps the average under `state_dict` and the raw weights under `current_model_state`.
+    """
+    content = load_checkpoint(path)
+    raw = content.get("current_model_state", content.get("state_dict"))
+    weights = content.get("state_dict") if averaged else raw
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"checkpoint {path}: expected weights under 'state_dict', got keys {sorted(content)}.")
+    return weights
+
+
+def find_problem(path: Path) -> str | None:
+    """What is wrong with the file of a checkpoint, as the end of a sentence; None where its checksum is right."""
+    if not path.is_file():
+        return "does not exist"
+    sums = _listed_sums(path)
+    if not sums:
+        return f"has no checksum ({_sums_path(path).name}) beside it"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if found in sums else f"is broken: its SHA-256 is {found}, expected {sums[0]}"
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step in a checkpoint's name, -1 where there is none."""
+    match = re.search(r"step[-=](\d+)", path.name)
+    return int(match[1]) if match else -1
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """The checkpoint of the highest step whose checksum is right, None where there is none.
+
+    Warns:
+        CheckpointWarning: newer ones are broken or half-written; names them and the one used instead.
+    """
+    broken: list[str] = []
+    chosen = None
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (checkpoint_step(path), path.name), reverse=True):
+        problem = find_problem(path)
+        if problem is None:
+            chosen = path
+            break
+        broken.append(f"{path} {problem}")
+    if broken:
+        instead = f"using {chosen.name} instead" if chosen else "there is no earlier one to use: starting from step 0"
+        warnings.warn(f"{'; '.join(broken)}; {instead}.", CheckpointWarning, stacklevel=2)
+    return chosen
+
+
+class RollingCheckpoint(Checkpoint):
+    """Saves every `every_steps` optimizer steps, every `every_seconds`, and after the last step; keeps the last `keep`.
+
+    Lightning's ModelCheckpoint takes steps or seconds, not both. As a `Checkpoint` this runs after the other
+    callbacks, so the weight average of the step is already made.
+    """
+
+    def __init__(
+        self, folder: Path, *, every_steps: int | None = None, every_seconds: float | None = None, keep: int = 3
+    ) -> None:
+        if keep < 1:
+            raise CheckpointError(f"keep: expected at least 1 checkpoint, got {keep}.")
+        self.folder = folder
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.keep = keep
+        self._saved_step = 0
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: "lightning.Trainer", pl_module: "lightning.LightningModule") -> None:
+        self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: "lightning.Trainer",
+        pl_module: "lightning.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        step = trainer.global_step
+        if step != self._saved_step and self._is_due(trainer, step):
+            self._save(trainer, step)
+
+    def on_train_epoch_end(self, trainer: "lightning.Trainer", pl_module: "lightning.LightningModule") -> None:
+        # Not in on_train_end: there the averaged weights have already replaced those that training would go on from.
+        if trainer.should_stop and trainer.global_step != self._saved_step:
+            self._save(trainer, trainer.global_step)
+
+    def _is_due(self, trainer: "lightning.Trainer", step: int) -> bool:
+        if step >= trainer.estimated_stepping_batches:
+            return True
+        if self.every_steps and step % self.every_steps == 0:
+            return True
+        if not self.every_seconds:
+            return False
+        # Clocks differ between ranks and saving is a collective act: rank 0 decides.
+        return bool(trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.every_seconds))
+
+    def _save(self, trainer: "lightning.Trainer", step: int) -> None:
+        trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
+        self._saved_step, self._saved_at = step, time.monotonic()
+        self._retain(trainer)
+
+    @rank_zero_only
+    def _retain(self, trainer: "lightning.Trainer") -> None:
+        """Remove all but the newest `keep`, those of an earlier process included; later steps are a discarded past."""
+        kept: list[Path] = []
+        for path in sorted(self.folder.glob("step-*.ckpt"), key=checkpoint_step, reverse=True):
+            if checkpoint_step(path) > self._saved_step or len(kept) >= self.keep:
+                trainer.strategy.remove_checkpoint(path)
+            else:
+                kept.append(path)
+        for sums in self.folder.glob(f"step-*.ckpt{CHECKSUM}"):
+            if not sums.with_suffix("").exists():
+                sums.unlink(missing_ok=True)
+
+
+def checkpoint_callback(
+    folder: Path, *, every_steps: int | None = None, every_seconds: float | None = None, keep: int = 3
+) -> RollingCheckpoint:
+    """The callback that saves into `folder` by steps, by seconds, or both."""
+    return RollingCheckpoint(folder, every_steps=every_steps, every_seconds=every_seconds, keep=keep)
+
+
+def ema_callback(decay: float = 0.999, *, warmup: bool = True) -> WeightAveraging:
+    """Lightning's weight averaging as an exponential moving average, updated after every optimizer step.
+
+    With `warmup` the decay of update n is min(decay, (1 + n) / (10 + n)), so that short trainings do not average in
+    their first, random weights. Validation and exports see the average; checkpoints hold both.
+    """
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        n = int(count)
+        return averaged.lerp(current, 1 - (min(decay, (1 + n) / (10 + n)) if warmup else decay))
+
+    # Buffers are tables and counters, not learned: they are copied, not averaged.
+    return WeightAveraging(avg_fn=average, use_buffers=False)
+
+
+class ExportedModel(NamedTuple):
+    """What an exported folder holds: all that is needed to build the model again."""
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def write_model(
+    folder: Path,
+    model: nn.Module | Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write `model.safetensors`, `config.yaml` and `provenance.json` into `folder`, which appears whole or not at all.
+
+    Raises:
+        CheckpointError: a config or provenance of other than plain values.
+        DiskFullError: no space left; an earlier folder is as it was.
+    """
+    weights = model.state_dict() if isinstance(model, nn.Module) else model
+    # Clones: safetensors refuses tensors that share memory (tied weights); each is stored under each of its names.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    blob = safetensors.torch.save(plain, metadata={"format": "pt"})
+    try:
+        config_text = yaml.safe_dump(dict(config), sort_keys=False)
+        sums = {WEIGHTS: hashlib.sha256(blob).hexdigest(), CONFIG: hashlib.sha256(config_text.encode()).hexdigest()}
+        provenance_text = json.dumps({**provenance, "sha256": sums}, indent=2, allow_nan=False) + "\n"
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"model config and provenance hold plain values (numbers, strings, lists, dictionaries), got: {error}"
+        ) from error
+    with written_folder(folder) as temporary:
+        (temporary / WEIGHTS).write_bytes(blob)
+        (temporary / CONFIG).write_text(config_text, encoding="utf-8")
+        (temporary / PROVENANCE).write_text(provenance_text, encoding="utf-8")
+
+
+def read_model(folder: Path) -> ExportedModel:
+    """The weights, config and provenance of an exported folder.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not what its name says.
+    """
+    missing = [name for name in (WEIGHTS, CONFIG, PROVENANCE) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: expected an exported model ({WEIGHTS}, {CONFIG}, {PROVENANCE}), missing {', '.join(missing)}. "
+            "Make one with: penstock export model RUN"
+        )
+    try:
+        blob = (folder / WEIGHTS).read_bytes()
+        config_bytes = (folder / CONFIG).read_bytes()
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        config = yaml.safe_load(config_bytes)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}. Export the model again.") from error
+    if not isinstance(config, dict) or not isinstance(provenance, dict):
+        raise CheckpointError(f"{folder}: {CONFIG} and {PROVENANCE} each hold a table of keys and values, got others.")
+    sums = provenance.get("sha256")
+    for name, content in ((WEIGHTS, blob), (CONFIG, config_bytes)):
+        expected = sums.get(name) if isinstance(sums, dict) else None
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / name}: SHA-256 is {found}, {PROVENANCE} says {expected}: the file was damaged or changed. "
+                "Copy or export the model again."
+            )
+    return ExportedModel(read_safetensors(blob, folder / WEIGHTS), config, provenance)
+
+
+def read_safetensors(blob: bytes, name: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file; `name` is for the message.
+
+    Raises:
+        CheckpointError: not a safetensors file.
+    """
+    try:
+        return safetensors.torch.load(blob)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: expected a safetensors file, got: {_first_line(error)}.") from error
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that sums what is written, and remembers why writing failed: torch's C++ writer forgets it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, block: Any) -> int:
+        try:
+            self._file.write(block)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(block)
+        return memoryview(block).nbytes
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            super().close()
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> str:
+    """Write a checkpoint to `path`; the SHA-256 of its bytes."""
+    file = _HashingFile(path)
+    try:
+        torch.save(checkpoint, cast(IO[bytes], file))
+        file.close()
+    except Exception as error:
+        cause = file.error or error
+        if is_disk_full(cause):
+            raise disk_full(path, cause) from error
+        raise
+    return file.digest.hexdigest()
+
+
+def _sums_path(path: Path) -> Path:
+    return path.with_name(path.name + CHECKSUM)
+
+
+def _write_sums(path: Path, sums: list[str]) -> None:
+    with written_file(_sums_path(path)) as temporary:
+        temporary.write_text("".join(f"{checksum}  {path.name}\n" for checksum in sums), encoding="ascii")
+
+
+def _listed_sums(path: Path) -> list[str]:
+    try:
+        text = _sums_path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return re.findall(r"^([0-9a-f]{64})  ", text, flags=re.MULTILINE)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]
