@@ -1,0 +1,1 @@
+"""The parts of the report writer; `flows.report` is the entry."""

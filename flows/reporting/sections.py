@@ -1,0 +1,186 @@
+"""What a report consists of. Plain values: a domain fills them in, `flows.reporting.page` lays them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from data.batch import TriangleMesh
+
+Value: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured number of a training."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One named quantity over the optimizer steps of one stage, as in the columns of `metrics.csv`."""
+
+    stage: str
+    name: str
+    """As logged: `train/loss`, `val/loss`. Names that differ only in `train/` and `val/` share one plot."""
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCurves:
+    """Small plots, one per stage and quantity, training and validation together, with a switch to a log scale."""
+
+    title: str = "Training curves"
+    curves: Sequence[Curve]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of numbers and words. A sampling floor or a baseline is one more column."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    note: str = ""
+    """What the columns mean: definitions, units, which way is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """One mesh under its label, e.g. "ground truth"."""
+
+    mesh: TriangleMesh | bytes
+    """A triangle mesh, or the content of a GLB file. A lighter preview of it goes into the page."""
+    label: str = ""
+    reference: bool = False
+    """Drawn in the quiet colour of given things (ground truth) instead of the colour of made ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshItem:
+    """Meshes shown side by side and turned together: one alone, or a reconstruction next to its ground truth."""
+
+    caption: str
+    meshes: Sequence[Mesh]
+    note: str = ""
+    """Small print under the caption, e.g. the item's own metrics."""
+    file: str = ""
+    """Where the full mesh lies, relative to the run folder; becomes a link."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshGallery:
+    """Interactive 3D views."""
+
+    title: str
+    items: Sequence[MeshItem]
+    note: str = ""
+    turning: bool = True
+    """Whether the views turn slowly until somebody takes hold of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One picture: SVG source or the bytes of a PNG."""
+
+    image: str | bytes
+    caption: str
+    alt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Still pictures in a grid."""
+
+    title: str
+    figures: Sequence[Figure]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyValues:
+    """Facts under short headings: what data, which versions, how long. One group needs no heading ("")."""
+
+    title: str
+    groups: Mapping[str, Mapping[str, Value]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """How long one step of the run took."""
+
+    name: str
+    seconds: float
+    state: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Durations:
+    """Steps of the run with their wall time as bars."""
+
+    title: str = "How long"
+    steps: Sequence[Duration]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A longer text in a fixed-width face, folded away until opened: the configuration, a log."""
+
+    title: str
+    text: str
+    language: Literal["yaml", ""] = ""
+    summary: str = ""
+    """What the closed fold says."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to type to make the run again, ready to copy."""
+
+    title: str = "Make it again"
+    command: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Paragraphs of plain prose."""
+
+    title: str
+    paragraphs: Sequence[str]
+
+
+Section: TypeAlias = LossCurves | Table | MeshGallery | Figures | KeyValues | Durations | Source | Command | Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """One number that a reader wants first."""
+
+    label: str
+    value: Value
+    unit: str = ""
+    note: str = ""
+    """One short line under it, e.g. "floor 0.993"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole page. Sections appear in the order given; the first word of the summary bar is the run's name."""
+
+    run: str
+    domain: str
+    sections: Sequence[Section]
+    headlines: Sequence[Headline] = ()
+    date: datetime | None = None
+    """When the run was started."""
+    seconds: float | None = None
+    """Duration of the whole run."""
+    summary: str = ""
+    """One or two sentences under the run's name."""
