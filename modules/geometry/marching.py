@@ -1,0 +1,182 @@
+"""Marching cubes on a sparse set of cells: closed, manifold and oriented by construction.
+
+The table is generated, not copied: on each face of a cell the crossings are joined by one fixed rule that reads signs
+only, the joined crossings form cycles, and each cycle is cut into triangles. Because the rule reads signs only, any
+monotone transform of a field that keeps its zero gives the same triangles, and two cells always agree on the face
+between them. Scikit-image's Lewiner tables and libigl's leave non-manifold edges on random fields
+(`python -m benchmarks.extraction --topology` counts them), this one cannot; why is said at `_cut`.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+# Corner c of a cell sits at (c & 1, c >> 1 & 1, c >> 2 & 1).
+CORNERS: Int[np.ndarray, "8 3"] = np.array([[c & 1, c >> 1 & 1, c >> 2 & 1] for c in range(8)])
+# The twelve edges as (lower corner, axis); an edge runs from its lower corner in the direction of its axis.
+EDGES: tuple[tuple[int, int], ...] = tuple((c, axis) for axis in range(3) for c in range(8) if not c >> axis & 1)
+# The six faces, corners counter-clockwise seen from outside the cell; order: -x, +x, -y, +y, -z, +z.
+FACES: tuple[tuple[int, int, int, int], ...] = (
+    (0, 4, 6, 2),
+    (1, 3, 7, 5),
+    (0, 1, 5, 4),
+    (2, 6, 7, 3),
+    (0, 2, 3, 1),
+    (4, 5, 7, 6),
+)
+
+CLEARANCE = 2.0**-8
+"""A vertex keeps this part of an edge between itself and either end, so that a corner value of exactly zero (where
+several edges would put their vertex on the same point) makes neither a crack nor a face without area."""
+
+
+class TriangleTable(NamedTuple):
+    """For each of the 256 sign patterns of a cell, its triangles as triples of edge numbers."""
+
+    counts: Int[np.ndarray, "256"]
+    starts: Int[np.ndarray, "256"]
+    triangles: Int[np.ndarray, "triangle 3"]
+
+
+def _edge_between(a: int, b: int) -> int:
+    return EDGES.index((min(a, b), (a ^ b).bit_length() - 1))
+
+
+def _edge_faces() -> tuple[frozenset[int], ...]:
+    faces_of: list[set[int]] = [set() for _ in EDGES]
+    for number, face in enumerate(FACES):
+        for a, b in pairwise((*face, face[0])):
+            faces_of[_edge_between(a, b)].add(number)
+    return tuple(frozenset(faces) for faces in faces_of)
+
+
+_FACES_OF_EDGE = _edge_faces()
+_MIDPOINTS = np.array([CORNERS[corner] + 0.5 * np.eye(3)[axis] for corner, axis in EDGES])
+
+
+def _cycles(inside: int) -> list[tuple[int, ...]]:
+    """Closed walks over the crossed edges of a cell whose inside corners are the bits of `inside`.
+
+    Walking around a face, each step from inside to outside is joined with the next step back in. On a face with
+    four crossings this cuts off the two outside corners and leaves the inside ones connected: thin parts hold together.
+    Each crossed edge is walked once out and once in by its two faces, so the joins are a permutation of the crossings.
+    """
+    follows: dict[int, int] = {}
+    for face in FACES:
+        signs = [inside >> corner & 1 for corner in face]
+        crossed = [k for k in range(4) if signs[k] != signs[k - 3]]  # between corner k and corner k + 1
+        for place, k in enumerate(crossed):
+            if signs[k]:
+                entry = crossed[(place + 1) % len(crossed)]
+                follows[_edge_between(face[entry], face[entry - 3])] = _edge_between(face[k], face[k - 3])
+    cycles = []
+    while follows:
+        edge, onward = follows.popitem()
+        cycle = [edge]
+        while onward != cycle[0]:
+            cycle.append(onward)
+            onward = follows.pop(onward)
+        cycles.append(tuple(cycle))
+    return cycles
+
+
+def _cut(cycle: tuple[int, ...]) -> tuple[float, list[tuple[int, int, int]]]:
+    """The cost and the triangles of the cheapest cut of a cycle without a diagonal that lies in a face of the cell.
+
+    The neighbour across that face could use the same diagonal, and four triangles would then meet in it. Every other
+    mesh edge is either a join inside a face (used once by each of the two cells) or a diagonal through the interior of
+    one cell (used twice there): so each edge has two triangles, and around each vertex the four cells at its grid edge
+    close one fan. Cost: squared diagonal lengths with every vertex at the middle of its edge. Infinite when impossible.
+    """
+    if len(cycle) < 3:
+        return 0.0, []
+    first, last = cycle[0], cycle[-1]
+    best: tuple[float, list[tuple[int, int, int]]] = (np.inf, [])
+    for k in range(1, len(cycle) - 1):
+        cost = 0.0
+        for end, place in ((first, k - 1), (last, len(cycle) - 2 - k)):
+            if place:  # not neighbours in the cycle: a diagonal
+                shares_face = bool(_FACES_OF_EDGE[end] & _FACES_OF_EDGE[cycle[k]])
+                cost += np.inf if shares_face else float(np.sum((_MIDPOINTS[end] - _MIDPOINTS[cycle[k]]) ** 2))
+        (left_cost, left), (right_cost, right) = _cut(cycle[: k + 1]), _cut(cycle[k:])
+        cost += left_cost + right_cost
+        if cost < best[0]:
+            best = cost, [(first, cycle[k], last), *left, *right]
+    return best
+
+
+@lru_cache(maxsize=1)
+def triangle_table() -> TriangleTable:
+    """The triangles of all 256 sign patterns, seen counter-clockwise from the positive side."""
+    rows: list[list[tuple[int, int, int]]] = []
+    for inside in range(256):
+        triangles: list[tuple[int, int, int]] = []
+        for cycle in _cycles(inside):
+            cost, cut = _cut(cycle)
+            assert np.isfinite(cost), f"pattern {inside}: cycle {cycle} has no cut without a diagonal in a face"
+            triangles += cut
+        rows.append(triangles)
+    counts = np.array([len(row) for row in rows])
+    return TriangleTable(
+        counts, np.cumsum(counts) - counts, np.array([triangle for row in rows for triangle in row], dtype=np.int64)
+    )
+
+
+class CrossedEdges(NamedTuple):
+    """Where the surface crosses the grid: one row per crossed grid edge, in ascending order of (corner, axis)."""
+
+    corners: Int[np.ndarray, "vertex 3"]
+    """Grid index of the lower end."""
+    axes: Int[np.ndarray, " vertex"]
+    low: Float[np.ndarray, " vertex"]
+    """Field at the lower end."""
+    high: Float[np.ndarray, " vertex"]
+    """Field at the upper end; one of the two is negative, the other is not."""
+
+    def fractions(self) -> Float[np.ndarray, " vertex"]:
+        """Zero of the straight line between the two ends, as a part of the edge, CLEARANCE away from both ends."""
+        low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+        return np.clip(low / (low - high), CLEARANCE, 1 - CLEARANCE)
+
+
+def march(
+    cells: Int[np.ndarray, "cell 3"], values: Float[np.ndarray, "cell 8"], size: int
+) -> tuple[CrossedEdges, Int[np.ndarray, "face 3"]]:
+    """The crossed grid edges (one vertex each) and the triangles of the zero level, counter-clockwise from outside.
+
+    `cells` are distinct grid indices of lower corners, all below `size`; `values` the field at their corners in the
+    order of CORNERS, negative inside. Closed where every cell across a face with a change of sign is also in `cells`.
+    """
+    table = triangle_table()
+    inside = values < 0
+    patterns = inside @ (1 << np.arange(8))
+    bases = (cells.astype(np.int64) @ np.array([1, size, size * size])) * 3
+    strides = np.array([1, size, size * size])
+
+    edge_keys = []  # key of a grid edge: 3 * (flat index of its lower corner) + axis
+    for corner, axis in EDGES:
+        crossed = inside[:, corner] != inside[:, corner | 1 << axis]
+        edge_keys.append(bases[crossed] + (3 * int(CORNERS[corner] @ strides) + axis))
+    vertices = np.unique(np.concatenate(edge_keys))
+
+    numbers = np.empty((len(cells), len(EDGES)), dtype=np.int32)
+    low, high = np.empty((2, len(vertices)), dtype=values.dtype)
+    for edge, (corner, axis) in enumerate(EDGES):
+        crossed = np.flatnonzero(inside[:, corner] != inside[:, corner | 1 << axis])
+        number = np.searchsorted(vertices, edge_keys[edge])
+        numbers[crossed, edge] = number
+        low[number] = values[crossed, corner]
+        high[number] = values[crossed, corner | 1 << axis]
+
+    counts = table.counts[patterns]
+    owners = np.repeat(np.arange(len(cells)), counts)
+    within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    triangles = table.triangles[table.starts[patterns[owners]] + within]
+    faces = numbers[owners[:, None], triangles]
+
+    flat, axes = np.divmod(vertices, 3)
+    corners = np.stack([flat % size, flat // size % size, flat // (size * size)], axis=1)
+    return CrossedEdges(corners, axes, low, high), faces
