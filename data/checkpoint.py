@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from data.atomic import disk_full, is_disk_full, remove_stale, written_file, written_folder
+from data.atomic import remove_stale, written_file, written_folder
 from data.errors import CheckpointError
 
 CHECKSUM = ".sha256"
@@ -355,10 +355,9 @@ def _save(checkpoint: dict[str, Any], path: Path) -> str:
     try:
         torch.save(checkpoint, cast(IO[bytes], file))
         file.close()
-    except Exception as error:
-        cause = file.error or error
-        if is_disk_full(cause):
-            raise disk_full(path, cause) from error
+    except Exception:
+        if file.error is not None:
+            raise file.error from None
         raise
     return file.digest.hexdigest()
 

@@ -168,9 +168,10 @@ def check_attributes(kind: FileKind, attributes: Mapping[str, Any]) -> dict[str,
             f"attributes of '{kind.name}': {', '.join(kind.attributes) or 'none'}; {missing=}, {unknown=}."
         )
     checked: dict[str, str | int | float | bool] = {}
+    value: Any
     for name in sorted(attributes):
-        given = attributes[name]
-        value: Any = given.item() if isinstance(given, np.generic) else given
+        value = attributes[name]
+        value = value.item() if isinstance(value, np.generic) else value
         expected = ATTRIBUTE_TYPES[kind.attributes[name].dtype]
         if expected is float and type(value) is int:
             value = float(value)

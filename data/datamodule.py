@@ -1,0 +1,311 @@
+"""Which item is trained on when: splits, order and seeds that depend on the items and the seed, and on nothing else."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.batch import Batch
+from data.errors import CheckpointError, ConfigError
+
+Draw = tuple[int, int]
+"""Position of an item in its dataset, and the seed of the sample drawn from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Shares of the items kept from training. An item's place follows from its id and `salt`, never from its position.
+
+    With both shares at 0 everything is trained on and nothing is held out (to overfit a few items).
+    """
+
+    validation: float = 0.1
+    test: float = 0.1
+    salt: str = ""
+    """Another word gives another split."""
+
+    def __post_init__(self) -> None:
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise ConfigError(
+                f"split: shares are at least 0 and leave some for training, got validation={self.validation} and "
+                f"test={self.test}; lower one of them."
+            )
+
+
+def _hash(*words: str | int) -> int:
+    """A 63-bit integer from words, the same in every process and on every machine (`hash` of a str is not)."""
+    text = "\0".join(str(word) for word in words)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _place(item_id: str, config: SplitConfig) -> float:
+    return _hash("split", config.salt, item_id) / 2**63
+
+
+def split_of(item_id: str, config: SplitConfig) -> str:
+    """`train`, `validation` or `test`: where the hash of the id falls in [0, 1)."""
+    place = _place(item_id, config)
+    if place < config.test:
+        return "test"
+    return "validation" if place < config.test + config.validation else "train"
+
+
+def split_items(ids: Sequence[str], config: SplitConfig) -> dict[str, list[int]]:
+    """Positions of the items of each split, in the order of `ids`.
+
+    In a small set a split may come out empty. Then the item whose hash lies nearest is moved into it: first to
+    `train`, then, as long as training keeps an item, to `validation` and `test` where their shares are not 0. Such a
+    set has no stable split when items are added; one in which every split has its own items has.
+    """
+    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for position, item_id in enumerate(ids):
+        splits[split_of(item_id, config)].append(position)
+
+    def place(position: int) -> float:
+        return _place(ids[position], config)
+
+    if ids and not splits["train"]:
+        nearest = max(range(len(ids)), key=place)
+        splits[split_of(ids[nearest], config)].remove(nearest)
+        splits["train"].append(nearest)
+    for name, share in (("validation", config.validation), ("test", config.test)):
+        if share and not splits[name] and len(splits["train"]) > 1:
+            nearest = min(splits["train"], key=place)
+            splits["train"].remove(nearest)
+            splits[name].append(nearest)
+    return splits
+
+
+def sample_seed(seed: int, epoch: int, item_id: str, repeat: int = 0) -> int:
+    """The 63-bit seed of one sample; `repeat` counts the times that the item came up in this epoch before."""
+    return _hash("sample", seed, epoch, item_id, repeat)
+
+
+def epoch_order(seed: int, epoch: int, items: int, draws: int) -> list[tuple[int, int]]:
+    """`draws` pairs of item position and repeat: one shuffle of all items after another."""
+    order: list[tuple[int, int]] = []
+    for repeat in range(-(-draws // items)):
+        shuffled = np.random.default_rng(_hash("order", seed, epoch, repeat)).permutation(items)
+        order += [(int(item), repeat) for item in shuffled]
+    return order[:draws]
+
+
+@runtime_checkable
+class ItemDataset(Protocol):
+    """What a domain brings: items with stable ids, and samples drawn from them by seed alone."""
+
+    ids: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, seed: int) -> Any:
+        """One sample of item `index`; everything random in it comes from `seed`."""
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """The samples as one batch, `seeds` and `ids` included."""
+
+
+class _Draws(Dataset[Any]):
+    """The dataset as torch's loader wants it: indexed by a draw."""
+
+    def __init__(self, dataset: ItemDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw) -> Any:
+        return self.dataset.load(*draw)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class _TrainingOrder(Sampler[list[Draw]]):
+    """This rank's part of every global batch, from the first batch that has not been trained on."""
+
+    def __init__(self, module: "ItemDataModule", rank: int, world: int) -> None:
+        self.module, self.rank, self.world = module, rank, world
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        # `consumed` is read now and not at the first `next`: Lightning makes the iterator before the epoch begins.
+        return self._from(self.module.consumed)
+
+    def _from(self, first: int) -> Iterator[list[Draw]]:
+        for number in range(first, first + len(self)):
+            yield self.module.global_batch(number)[self.rank :: self.world]
+
+    def __len__(self) -> int:
+        return self.module.batches_per_epoch
+
+
+class _TrainingLoader(DataLoader[Any]):
+    """A loader whose position is the trainer's own count: prefetched batches that were not trained on do not count."""
+
+    module: "ItemDataModule"
+
+    def state_dict(self) -> dict[str, int]:
+        return {"consumed": self.module.consumed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        if state["consumed"] != self.module.consumed:
+            raise CheckpointError(
+                f"checkpoint: the data stood at batch {state['consumed']}, the trainer at {self.module.consumed}. "
+                "Use an earlier checkpoint."
+            )
+
+
+class ItemDataModule(lightning.LightningDataModule):
+    """Splits, order, seeds and position for any domain's dataset.
+
+    Batch number k of a run (counted over epochs) holds the same samples whatever the workers and ranks: `batch_size`
+    is that of all ranks together, and rank r of w takes every w-th sample of it. Batches are always full; where the
+    set is smaller than an epoch asks for, items come up again, with other seeds.
+
+    Before each training step torch's global generator is seeded from the batch, so that dropout too is the same after
+    a restart, with nothing to save.
+
+    Trainer arguments that go with it: `use_distributed_sampler=False`.
+
+    Args:
+        dataset: the items; only ids are touched before a loader is made.
+        split: which items are held out.
+        batch_size: samples per step, all ranks together.
+        seed: of order and samples.
+        workers: processes that load; 0 loads in this one.
+        steps_per_epoch: batches of an epoch; None takes as many full batches as the training items give, at least 1.
+        start_method: of the workers: `fork`, `spawn`, `forkserver`, None for Python's choice.
+    """
+
+    def __init__(
+        self,
+        dataset: ItemDataset,
+        split: SplitConfig,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        steps_per_epoch: int | None = None,
+        start_method: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
+            raise ConfigError(
+                "expected batch_size >= 1, workers >= 0 and steps_per_epoch >= 1 or none, "
+                f"got {batch_size=}, {workers=}, {steps_per_epoch=}."
+            )
+        if not len(dataset):
+            raise ConfigError("the dataset holds no items; prepare some first.")
+        self.dataset = dataset
+        self.splits = split_items(dataset.ids, split)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.start_method = start_method if workers else None
+        self.batches_per_epoch = steps_per_epoch or max(1, len(self.splits["train"]) // batch_size)
+        self._consumed = 0
+        self._epoch: tuple[int, list[tuple[int, int]]] = (-1, [])
+
+    @property
+    def consumed(self) -> int:
+        """Batches trained on since the start of the run, over all epochs; where the next one continues."""
+        if self.trainer is None:
+            return self._consumed
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        return int(progress.total.processed)
+
+    def global_batch(self, number: int) -> list[Draw]:
+        """The draws of batch `number` of the run, for all ranks."""
+        epoch, step = divmod(number, self.batches_per_epoch)
+        train = self.splits["train"]
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, epoch_order(self.seed, epoch, len(train), self.batches_per_epoch * self.batch_size))
+        draws = self._epoch[1][step * self.batch_size : (step + 1) * self.batch_size]
+        return [(train[i], sample_seed(self.seed, epoch, self.dataset.ids[train[i]], repeat)) for i, repeat in draws]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank, world = self._rank_and_world()
+        if self.batch_size % world:
+            raise ConfigError(
+                f"batch_size is that of all devices together and must be a multiple of their number, got "
+                f"{self.batch_size} for {world}; the nearest that fit are {self.batch_size // world * world or world} "
+                f"and {(self.batch_size // world + 1) * world}."
+            )
+        loader = _TrainingLoader(batch_sampler=_TrainingOrder(self, rank, world), **self._loading())
+        loader.module = self
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Held-out items in the order of the dataset, each with the same seed every time; nothing where none are."""
+        return self._fixed("validation")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """As `val_dataloader`, for the test items."""
+        return self._fixed("test")
+
+    def _fixed(self, split: str) -> DataLoader[Any] | list[Any]:
+        items = self.splits[split]
+        if not items:
+            return []
+        rank, world = self._rank_and_world()
+        # Every rank needs as many batches as the others: the first items again, where the count does not fit.
+        padded = [items[i % len(items)] for i in range(-(-len(items) // world) * world)]
+        draws = [(item, sample_seed(self.seed, 0, self.dataset.ids[item])) for item in padded][rank::world]
+        size = max(1, self.batch_size // world)
+        batches = [draws[first : first + size] for first in range(0, len(draws), size)]
+        return DataLoader(batch_sampler=batches, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "dataset": _Draws(self.dataset),
+            "collate_fn": self.dataset.collate,
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "multiprocessing_context": self.start_method,
+            # Its own generator: otherwise making a loader draws from the global one, and a restart would draw again.
+            "generator": torch.Generator().manual_seed(self.seed & 0x7FFF_FFFF_FFFF_FFFF),
+        }
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "on several devices the trainer needs use_distributed_sampler=False: the data is dealt here."
+            )
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.trainer is not None and self.trainer.training:
+            torch.manual_seed(int(batch.seeds[0]))
+        return batch
+
+    def _identity(self) -> dict[str, int | str]:
+        """What must not change between a checkpoint and the run that continues it."""
+        ids = "\0".join(self.dataset.ids[i] for i in self.splits["train"])
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "batches_per_epoch": self.batches_per_epoch,
+            "training_items": hashlib.sha256(ids.encode()).hexdigest(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": self.consumed, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            CheckpointError: the run has other items, another seed, batch size or epoch length than the checkpoint.
+        """
+        ours = self._identity()
+        changed = [f"{key}: {state.get(key)} in the checkpoint, {value} now" for key, value in ours.items()]
+        changed = [line for line, key in zip(changed, ours, strict=True) if state.get(key) != ours[key]]
+        if changed:
+            raise CheckpointError(
+                f"the checkpoint was made with other data or order ({'; '.join(changed)}), so its position means "
+                "nothing here. Continue with the same configuration, or start a new run."
+            )
+        self._consumed = int(state["consumed"])
