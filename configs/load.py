@@ -49,7 +49,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
@@ -58,7 +58,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -97,7 +97,7 @@ def check_domain(name: str) -> str:
     """`name` itself if it is a domain. Raises ConfigError with the nearest name otherwise."""
     names = domain_names()
     if name not in names:
-        raise ConfigError(f"unknown domain '{name}'.{_nearest(name, names)} Available: {', '.join(names)}.")
+        raise ConfigError(f"unknown domain '{name}'.{nearest(name, names)} Available: {', '.join(names)}.")
     return name
 
 
@@ -123,7 +123,7 @@ def preset_layers(domain: str, preset: str) -> list[Layer]:
         if name not in available:
             where = f"{available[seen[-1]]}: base: " if seen else ""
             raise ConfigError(
-                f"{where}unknown preset '{name}' of {domain}.{_nearest(name, available)} "
+                f"{where}unknown preset '{name}' of {domain}.{nearest(name, available)} "
                 f"Available: {', '.join(sorted(available))}."
             )
         if name in seen:
@@ -320,7 +320,7 @@ def _chosen(sections: list[type], node: Layer, default: Any, key: str) -> type:
     if kind.value not in names:
         raise ConfigError(
             f"{kind.source}: '{key}.{KIND}' expects one of: {', '.join(names)}; got {_describe(kind.value)}."
-            f"{_nearest(str(kind.value), names)}"
+            f"{nearest(str(kind.value), names)}"
         )
     return names[kind.value]
 
@@ -343,7 +343,7 @@ def _leaf(hint: Any, given: Given, key: str) -> Any:
         allowed = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
         raise ConfigError(
             f"{given.source}: '{key}' expects {type_name(hint)}; got {_describe(given.value, given.is_text)}."
-            f"{_nearest(str(given.value), allowed)}"
+            f"{nearest(str(given.value), allowed)}"
         ) from None
 
 
@@ -401,7 +401,8 @@ def _describe(value: Any, is_text: bool = False) -> str:
     return "null" if value is None else f"{value!r} ({kind})" if kind else repr(value)
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The hint ' Did you mean x?' for the closest of `names`, or nothing."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 

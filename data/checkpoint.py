@@ -198,6 +198,11 @@ class RollingCheckpoint(Checkpoint):
         # Clocks differ between ranks and saving is a collective act: rank 0 decides.
         return bool(trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.every_seconds))
 
+    def save(self, trainer: "lightning.Trainer") -> None:
+        """Save now, unless this step is saved already: for whoever ends a training early."""
+        if trainer.global_step != self._saved_step:
+            self._save(trainer, trainer.global_step)
+
     def _save(self, trainer: "lightning.Trainer", step: int) -> None:
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
         self._saved_step, self._saved_at = step, time.monotonic()

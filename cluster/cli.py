@@ -1,0 +1,182 @@
+"""The command line: what a user types, in words that are parsed before anything heavy is imported."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("the whole workflow, from raw files or synthetic data to results and a report", "run DOMAIN --preset demo"),
+    "resume": ("go on with a run after a crash: only what is missing", "resume"),
+    "prepare": ("read, check and store the training data", "prepare DOMAIN --data my_files/"),
+    "train": ("train one stage of a domain, or all of them", "train DOMAIN.STAGE --run RUN"),
+    "sample": ("draw new samples from a trained run", "sample RUN --count 8"),
+    "evaluate": ("measure a run on held-out data", "evaluate RUN"),
+    "export": ("write results, or a trained model, for other programs", "export RUN --format glb obj"),
+    "report": ("write the report of a run again", "report RUN"),
+    "import": ("take over weights of another program as a new run", "import --from FORMAT FILE --domain DOMAIN"),
+    "runs": ("list the runs, or show one", "runs list"),
+    "doctor": ("say what this machine can do, and what to install for the rest", "doctor"),
+    "version": ("print the version", "version"),
+}
+"""Verb → what it does, and an example."""
+
+ON_RUN = ("sample", "evaluate", "export", "report")
+"""Verbs that do one step of a run that exists, or of a new one where a domain is named."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 a fault of ours, 2 a mistake to mend, 130 interrupted."""
+    words = list(sys.argv[1:] if words is None else words)
+    dotted, words = _dotted(words)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(words)
+    if arguments.verb is None:
+        parser.print_help()
+        return 0
+    from data.errors import PenstockError
+
+    try:
+        return _call(arguments, rest, dotted)
+    except PenstockError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npenstock: interrupted. `penstock resume` goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pager is no error
+        return 0
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    from flows.run import Interrupted, user_message
+    from flows.workflow import StepFailed
+
+    if isinstance(error, Interrupted):
+        print(f"penstock: {error}", file=sys.stderr)
+        return 130
+    message = user_message(error)
+    if message is not None or isinstance(error, StepFailed):
+        print(f"penstock: {message or error}", file=sys.stderr)
+        return 2 if message is not None else 1
+    traceback.print_exception(error)
+    print("penstock: this is a fault of penstock's own; please report the lines above.", file=sys.stderr)
+    return 1
+
+
+def _call(arguments: argparse.Namespace, rest: list[str], dotted: list[str]) -> int:
+    from cluster import verbs
+    from configs.load import parse_overrides
+
+    arguments.overrides = parse_overrides([*dotted, *rest])
+    function = getattr(verbs, f"do_{arguments.verb}")
+    return int(function(arguments) or 0)
+
+
+def _dotted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The settings (`--a.b VALUE`, `--a.b=VALUE`) apart from the other words.
+
+    Apart, because argparse would take the VALUE of an option that it does not know for a positional argument.
+    """
+    settings: list[str] = []
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            others.append(word)
+            continue
+        settings.append(word)
+        if not equals and rest and not rest[0].startswith("--"):
+            settings.append(rest.pop(0))
+    return settings, others
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs. It imports nothing heavy: `penstock --help` answers at once."""
+    parser = argparse.ArgumentParser(
+        prog="penstock",
+        description="Prepare, train, sample, evaluate and export generative models, by one set of commands.",
+        epilog="Every verb has --help with an example. Settings: --section.key VALUE, see --print-config.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    made = {
+        verb: verbs.add_parser(
+            verb,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example: penstock {_example(example)}",
+            allow_abbrev=False,
+        )
+        for verb, (text, example) in VERBS.items()
+    }
+    for verb, sub in made.items():
+        if verb not in ("version",):
+            sub.add_argument("--runs-dir", type=Path, metavar="DIR", help="where runs live (PENSTOCK_RUNS, ./runs)")
+    for verb in ("run", "prepare", "train", *ON_RUN):
+        _add_new_run_options(made[verb])
+    for verb in ("run", "prepare"):
+        made[verb].add_argument("domain", metavar="DOMAIN", help=f"one of: {', '.join(_domains())}")
+    made["train"].add_argument("target", metavar="DOMAIN[.STAGE]", help="what to train")
+    made["train"].add_argument("--run", metavar="RUN", help="go on in this run instead of a new one")
+    for verb in ON_RUN:
+        nargs = "*" if verb == "export" else "?"
+        meaning = "name or path of a run, or a domain for a new one (default: the newest run)"
+        made[verb].add_argument("target", metavar="RUN", nargs=nargs, help=meaning)
+        made[verb].add_argument("--again", action="store_true", help="do it again even if it is finished")
+    made["sample"].add_argument("--count", metavar="N", help="how many samples")
+    made["export"].add_argument("--format", nargs="+", metavar="FORMAT", help="file formats")
+    made["export"].add_argument("--to", type=Path, metavar="DIR", help="`export model RUN`: where to put the models")
+    made[
+        "export"
+    ].epilog = (
+        f"{made['export'].epilog}. `penstock export model RUN` writes the trained networks as safetensors folders."
+    )
+    _add_import(made["import"])
+    made["resume"].add_argument("run", metavar="RUN", nargs="?", help="default: the newest unfinished run")
+    made["resume"].add_argument("--no-wait", action="store_true", help="fail if another process works on the run")
+    made["runs"].add_argument("what", choices=["list", "show"], nargs="?", default="list")
+    made["runs"].add_argument("run", metavar="RUN", nargs="?", help="for `show`; default: the newest run")
+    return parser
+
+
+def _add_new_run_options(parser: argparse.ArgumentParser) -> None:
+    new = parser.add_argument_group("a new run")
+    new.add_argument("--preset", metavar="NAME", help="values from configs/DOMAIN/NAME.yaml (default: demo)")
+    new.add_argument("--data", metavar="PATH", help="your own files (default: synthetic data)")
+    new.add_argument("--config", type=Path, metavar="FILE", help="a YAML file whose values go over the preset's")
+    new.add_argument("--seed", metavar="N", help="all randomness follows from it")
+    new.add_argument("--name", metavar="NAME", help="name of the run (default: domain, date and time)")
+    new.add_argument("--wandb", metavar="MODE", help="online, offline or off (default: WANDB_MODE, else offline)")
+    new.add_argument("--print-config", action="store_true", help="print the resolved configuration and do nothing")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="format", metavar="FORMAT", required=True, help="whose weights they are")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file or folder with the weights")
+    parser.add_argument("--domain", metavar="DOMAIN", help="where more than one domain reads that format")
+    parser.add_argument("--name", metavar="NAME", help="name of the new run")
+
+
+def _domains() -> list[str]:
+    # The folders of configs/ that hold presets, as in configs.load.domain_names, which would import PyYAML.
+    import configs
+
+    roots = [Path(root) for root in configs.__path__]
+    return sorted({file.parent.name for root in roots for file in root.glob("*/*.yaml")})
+
+
+def _example(text: str) -> str:
+    names = _domains()
+    return text.replace("DOMAIN", names[0] if names else "DOMAIN")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Runs as tables of text."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.load import to_plain
+from flows.progress import duration
+from flows.run import DONE, Run, StepRecord, all_runs
+from flows.tracking import read_metrics
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns; the first one is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def runs_table(folder: Path) -> str:
+    """One line per run, the oldest first."""
+    runs = all_runs(folder)
+    if not runs:
+        return f"no runs in {folder}"
+    rows = [("RUN", "DOMAIN", "PRESET", "STATE", "STEPS", "CREATED", "WORK")]
+    for run in runs:
+        records = run.steps()
+        done = sum(record.state == DONE for record in records.values())
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created))
+        work = duration(sum(record.seconds for record in records.values()))
+        rows.append((run.name, run.domain_name, run.preset, _state(run), f"{done}/{len(records)}", created, work))
+    return columns(rows)
+
+
+def _state(run: Run) -> str:
+    other = run.holder()
+    return f"{run.state()} ({other.what}, process {other.pid})" if other else run.state()
+
+
+def show_run(run: Run) -> str:
+    """All that is worth knowing of one run at a glance."""
+    provenance = run.provenance()
+    config = to_plain(run.config)
+    facts = [
+        ("run", run.name),
+        ("directory", str(run.path)),
+        ("state", _state(run)),
+        ("domain", f"{run.domain_name}, preset {run.preset}, seed {config['seed']}"),
+        ("data", config["data"] or "synthetic"),
+        ("command", provenance["command"]),
+    ]
+    for name in ("report.html", "exports", "samples", "evaluation.json", "models"):
+        if (run.path / name).exists():
+            facts.append((name.split(".")[0], str(run.path / name)))
+    steps = [("STEP", "STATE", "ATTEMPTS", "WORK", "")]
+    steps += [
+        (
+            name,
+            _step_state(run, record),
+            str(record.attempts),
+            duration(record.seconds),
+            record.error or record.origin or "",
+        )
+        for name, record in run.steps().items()
+    ]
+    parts = ["\n".join(f"{name:<11} {value}" for name, value in facts), columns(steps)]
+    metrics = _last_metrics(run)
+    return "\n\n".join(parts + ([metrics] if metrics else []))
+
+
+def _step_state(run: Run, record: StepRecord) -> str:
+    return "killed" if record.state == "running" and run.holder() is None else record.state
+
+
+def _last_metrics(run: Run) -> str:
+    last = {(row.stage, row.name): row for row in read_metrics(run.metrics_file)}
+    if not last:
+        return ""
+    rows = [("STAGE", "METRIC", "LAST", "AT STEP")]
+    return columns(rows + [(row.stage, row.name, f"{row.value:.5g}", str(row.step)) for row in last.values()])

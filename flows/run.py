@@ -1,0 +1,302 @@
+"""A run: one directory that holds all that was made, what made it, and how far it is."""
+
+import json
+import secrets
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from configs import load
+from data.atomic import is_disk_full, written_file
+from data.errors import PenstockError
+from flows import provenance
+from flows.domain import Domain, load_domain
+from flows.lock import Holder, held, holder
+
+DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
+
+
+class Interrupted(Exception):
+    """The process was asked to end (SIGTERM, Ctrl-C) and has saved what it had."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """How far one step is."""
+
+    state: str = PENDING
+    attempts: int = 0
+    started: float | None = None
+    """Start of the last attempt, seconds since 1970."""
+    seconds: float = 0.0
+    """Time spent, all attempts that ended in an orderly way together."""
+    error: str | None = None
+    user_error: bool = False
+    """True where the error is the user's to mend (a message), False for a fault of ours (a traceback in the log)."""
+    origin: str | None = None
+    """Where the result comes from if the step did not make it (an import)."""
+
+
+class Run:
+    """A run directory. Opening one reads nothing but the file `status.json`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        if not (self.path / "status.json").is_file():
+            state = "there is no such directory" if not path.exists() else "it has no status.json"
+            raise PenstockError(
+                f"{path} is not a run directory: {state}. `penstock runs list` shows the runs; "
+                "`penstock run DOMAIN` starts one."
+            )
+
+    # ------------------------------------------------------------------------------------------ where things are
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.parent
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    def model(self, stage: str) -> Path:
+        """Folder of the exported form of a trained network."""
+        return self.path / "models" / stage
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    @contextmanager
+    def prepared(self, key: str) -> Iterator[Path]:
+        """The folder `<runs>/prepared/<domain>-<key>` that runs with the same inputs share, locked meanwhile."""
+        folder = self.runs_dir / "prepared" / f"{self.domain_name}-{key}"
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def say(other: Holder) -> None:
+            print(f"waiting for {other}, which prepares the same data", flush=True)
+
+        with held(folder / "lock", f"prepare for {self.name}", say):
+            yield folder
+
+    # ---------------------------------------------------------------------------------------------- what it is
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return self.status()
+
+    @property
+    def domain_name(self) -> str:
+        return str(self._identity["domain"])
+
+    @property
+    def preset(self) -> str:
+        return str(self._identity["preset"])
+
+    @property
+    def created(self) -> float:
+        return float(self._identity["created"])
+
+    @cached_property
+    def domain(self) -> Domain:
+        return load_domain(self.domain_name)
+
+    @cached_property
+    def config(self) -> Any:
+        return load.read_saved(self.domain.config, self.path / "config.yaml")
+
+    def provenance(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
+        return found
+
+    def add_provenance(self, **facts: Any) -> None:
+        """Record what became known on the way, the data's fingerprint above all."""
+        write_json(self.path / "provenance.json", self.provenance() | facts)
+
+    def configure(self, overrides: Mapping[str, str]) -> None:
+        """Change settings of an existing run, by dotted keys, and save them."""
+        config = load.resolve(self.domain.config, [load.override_layer(overrides)], default=self.config)
+        with written_file(self.path / "config.yaml") as temporary:
+            temporary.write_text(load.to_yaml(config))
+        self.config = config
+
+    # ------------------------------------------------------------------------------------------------ how far it is
+
+    def status(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError) as error:
+            raise PenstockError(
+                f"{self.path / 'status.json'} cannot be read ({error}); is this a run directory?"
+            ) from None
+        if not isinstance(found, dict) or not {"domain", "preset", "created", "steps"} <= set(found):
+            raise PenstockError(f"{self.path / 'status.json'} is not the status of a run: keys are missing.")
+        return found
+
+    def steps(self) -> dict[str, StepRecord]:
+        """Every step's record, in the order of the workflow."""
+        return {name: StepRecord(**record) for name, record in self.status()["steps"].items()}
+
+    def finished(self) -> list[str]:
+        return [name for name, record in self.steps().items() if record.state == DONE]
+
+    def record(self, step: str, **changes: Any) -> None:
+        """Change a step's record; only the holder of the run's lock may."""
+        status = self.status()
+        status["steps"][step] = vars(replace(StepRecord(**status["steps"].get(step, {})), **changes))
+        write_json(self.path / "status.json", status)
+
+    def holder(self) -> Holder | None:
+        """The process that works on a step of this run now, or that drives its workflow."""
+        return holder(self.path / "lock") or holder(self.path / "workflow.lock")
+
+    def state(self) -> str:
+        """'done', 'running', 'failed' or 'unfinished' (killed, interrupted, or never begun)."""
+        records = self.steps().values()
+        if all(record.state == DONE for record in records):
+            return DONE
+        if self.holder() is not None:
+            return RUNNING
+        return FAILED if any(record.state == FAILED for record in records) else "unfinished"
+
+    # ----------------------------------------------------------------------------------------------- doing the work
+
+    def execute(self, step: str, waiting: Callable[[Holder], None] | None = None, again: bool = False) -> None:
+        """Do one step unless it is finished (`again`: even then, and what rests on it becomes unfinished).
+
+        Raises:
+            PenstockError: the step needs others that are not finished, or fails for a reason the user can mend.
+            BusyError: another process works on this run and no `waiting` is given.
+        """
+        with held(self.path / "lock", step, waiting):
+            record = self.steps()[step]
+            if record.state == DONE and not again:
+                print(f"{step}: finished before, kept", flush=True)
+                return
+            missing = self.domain.missing(step, self.finished())
+            if missing:
+                raise PenstockError(f"{step} needs {', '.join(missing)} to be finished: `penstock resume {self.name}`.")
+            for later in self.domain.after(step) if record.state == DONE else ():
+                self.record(later, state=PENDING)
+            self._do(step, record)
+
+    def _do(self, step: str, record: StepRecord) -> None:
+        names = list(self.domain.steps)
+        resumed = " (again)" if record.attempts else ""
+        print(f"── {step} ({names.index(step) + 1} of {len(names)}){resumed}  {self.path}", flush=True)
+        started = time.time()
+        self.record(step, state=RUNNING, attempts=record.attempts + 1, started=started, error=None, user_error=False)
+
+        def ended(**changes: Any) -> None:
+            self.record(step, seconds=record.seconds + time.time() - started, **changes)
+
+        try:
+            self.domain.steps[step](self)
+        except (KeyboardInterrupt, Interrupted):
+            ended(state=PENDING, error="interrupted")
+            raise
+        except Exception as error:
+            mine = user_message(error)
+            # On a full disk even the status cannot be written; the message matters more than the record.
+            try:
+                ended(state=FAILED, error=mine or f"{type(error).__name__}: {error}", user_error=mine is not None)
+            except PenstockError:
+                if mine is None:
+                    raise
+            if mine is None:
+                traceback.print_exc()
+            raise
+        ended(state=DONE)
+
+
+def user_message(error: BaseException) -> str | None:
+    """The one message for an error that the user can mend; None for a fault of ours."""
+    if isinstance(error, PenstockError):
+        return str(error)
+    if is_disk_full(error):
+        return f"disk full: {error}. Free some space (or choose another --runs-dir) and run the same command again."
+    return None
+
+
+def create(
+    runs_dir: Path, domain: Domain, config: Any, preset: str, name: str | None = None, command: str | None = None
+) -> Run:
+    """A new run directory with config.yaml, provenance.json and status.json, which is written last."""
+    name = name or f"{domain.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if "/" in name or name.startswith(".") or name == "prepared":
+        raise PenstockError(f"a run cannot be named '{name}': expected a plain name like '{domain.name}-first'.")
+    path = runs_dir / name
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise PenstockError(
+            f"{path} exists already. Choose another --name, or go on with `penstock resume {name}`."
+        ) from None
+    except OSError as error:
+        raise PenstockError(
+            f"cannot make the run directory {path}: {error.strerror}. Choose another --runs-dir."
+        ) from None
+    with written_file(path / "config.yaml") as temporary:
+        temporary.write_text(load.to_yaml(config))
+    write_json(path / "provenance.json", provenance.collect(command or command_line(), config.seed))
+    status = {
+        "domain": domain.name,
+        "preset": preset,
+        "created": time.time(),
+        "steps": {step: vars(StepRecord()) for step in domain.steps},
+    }
+    write_json(path / "status.json", status)
+    return Run(path)
+
+
+def command_line() -> str:
+    """The command that the user typed, as it can be typed again."""
+    return shlex.join(["penstock", *sys.argv[1:]])
+
+
+def all_runs(runs_dir: Path) -> list[Run]:
+    """Every run under a folder, the oldest first."""
+    folders = sorted(runs_dir.iterdir()) if runs_dir.is_dir() else []
+    return sorted((Run(p) for p in folders if (p / "status.json").is_file()), key=lambda run: run.created)
+
+
+def find(text: str, runs_dir: Path) -> Run:
+    """The run of that name under `runs_dir`, or at that path."""
+    for path in (runs_dir / text, Path(text)):
+        if (path / "status.json").is_file():
+            return Run(path)
+    if Path(text).exists():
+        return Run(Path(text))  # raises, saying why
+    names = [run.name for run in all_runs(runs_dir)]
+    hint = load.nearest(text, names)
+    raise PenstockError(
+        f"'{text}' is not a run directory, nor the name of a run in {runs_dir}.{hint} `penstock runs list` shows them."
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that appears whole or not at all."""
+    with written_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,43 @@
+"""A run whose trained networks come from another program's weights."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from configs import load
+from configs.load import to_plain
+from data.checkpoint import write_model
+from data.errors import PenstockError
+from flows.domain import TRAIN, Domain
+from flows.run import DONE, Run, create
+
+
+def import_run(runs_dir: Path, domain: Domain, format: str, source: Path, name: str | None = None) -> Run:
+    """Read the weights at `source` and write them as the models of a new run, whose trainings count as finished."""
+    models = domain.importers[format](source)
+    preset = load.default_preset(domain.name)
+    config = load.resolve(domain.config, load.preset_layers(domain.name, preset))
+    for model in models.values():
+        config = _with(config, model.key.split("."), model.config)
+    for stage, model in models.items():
+        # Before anything is written: the weights must fit the network that their config builds.
+        try:
+            model.config.build().load_state_dict(model.weights)
+        except RuntimeError as error:
+            raise PenstockError(
+                f"{source}: the weights of {stage} do not fit the network they describe: {error}"
+            ) from None
+    run = create(runs_dir, domain, config, preset, name)
+    origin = f"imported from {source.name} ({format})"
+    for stage, model in models.items():
+        described = {"domain": domain.name, "stage": stage, "network": to_plain(model.config), **model.extra}
+        write_model(run.model(stage), model.weights, described, run.provenance() | {"origin": origin})
+        run.record(TRAIN + stage, state=DONE, origin=origin)
+    return run
+
+
+def _with(config: Any, keys: list[str], value: Any) -> Any:
+    """`config` with the section at the dotted place `keys` replaced."""
+    if not keys:
+        return value
+    return dataclasses.replace(config, **{keys[0]: _with(getattr(config, keys[0]), keys[1:], value)})

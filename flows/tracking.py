@@ -1,0 +1,194 @@
+"""What is recorded while a run works: metrics.csv always, Weights & Biases beside it (offline unless asked)."""
+
+import csv
+import math
+import netrc
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from configs.load import to_plain
+from data.atomic import written_file
+from data.errors import PenstockError
+
+if TYPE_CHECKING:
+    from flows.run import Run
+
+COLUMNS = ("stage", "step", "epoch", "seconds", "name", "value")
+MODES = {"online": "online", "offline": "offline", "off": "off", "disabled": "off", "dryrun": "offline"}
+"""What WANDB_MODE and --wandb may say, and what it means here."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of metrics.csv."""
+
+    stage: str
+    step: int
+    epoch: int
+    seconds: float
+    """Training time of the stage so far."""
+    name: str
+    value: float
+
+
+def read_metrics(path: Path) -> list[Metric]:
+    """The rows of a metrics.csv; a last row that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                rows.append(
+                    Metric(
+                        row["stage"],
+                        int(row["step"]),
+                        int(row["epoch"]),
+                        float(row["seconds"]),
+                        row["name"],
+                        float(row["value"]),
+                    )
+                )
+            except (TypeError, ValueError, KeyError):
+                continue
+    return rows
+
+
+class Metrics:
+    """Appends to the metrics.csv of a run for one stage."""
+
+    def __init__(self, path: Path, stage: str, resumed_at: int = 0) -> None:
+        """Rows of this stage later than step `resumed_at` are dropped: that part is done again."""
+        self.path, self.stage = path, stage
+        kept = [row for row in read_metrics(path) if row.stage != stage or row.step <= resumed_at]
+        with written_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(_cells(row) for row in kept)
+        before = max((row.seconds for row in kept if row.stage == stage), default=0.0)
+        self._begun = time.monotonic() - before
+
+    def log(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        """One row per value."""
+        seconds = time.monotonic() - self._begun
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                _cells(Metric(self.stage, step, epoch, seconds, name, float(value))) for name, value in values.items()
+            )
+
+
+def _cells(row: Metric) -> list[Any]:
+    value = f"{row.value:.9g}" if math.isfinite(row.value) else str(row.value)
+    return [row.stage, row.step, row.epoch, f"{row.seconds:.3f}", row.name, value]
+
+
+def requested_mode(asked: str | None) -> str | None:
+    """The W&B mode that --wandb, else WANDB_MODE, asks for; None where neither does."""
+    for source, value in (("--wandb", asked), ("WANDB_MODE", os.environ.get("WANDB_MODE"))):
+        if value:
+            if value not in MODES:
+                raise PenstockError(f"{source} expects one of: online, offline, off; got '{value}'.")
+            return MODES[value]
+    return None
+
+
+class Tracker:
+    """One W&B run for one step, grouped by the run's name. Every method does nothing when W&B is off.
+
+    W&B must never stop a training: what fails in it is said once and recorded no further.
+    """
+
+    def __init__(self, run: "Run", step: str) -> None:
+        self.mode = run.config.wandb
+        self._run: Any = None
+        if self.mode != "off":
+            self._guard(lambda: self._start(run, step))
+
+    def _start(self, run: "Run", step: str) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb  # late: 1.5 s
+
+        if self.mode == "online" and not has_key():
+            print("W&B: no API key found, recording offline (`wandb login`, then `wandb sync` uploads it)", flush=True)
+            self.mode = "offline"
+        provenance = run.provenance()
+        self._run = wandb.init(
+            mode=self.mode,
+            project=f"penstock-{run.domain_name}",
+            group=run.name,
+            name=f"{run.name}/{step}",
+            job_type=step,
+            id=f"{run.name}-{step}",
+            resume="allow" if self.mode == "online" else None,
+            dir=str(run.path),
+            config={"config": to_plain(run.config), "data": provenance.get("data"), "code": provenance.get("code")},
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, init_timeout=20
+            ),
+        )
+
+    def log(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers at an optimizer step."""
+        self._guard(lambda: self._run and self._run.log(dict(values), step=step))
+
+    def log_meshes(self, meshes: Mapping[str, Path]) -> None:
+        """Mesh files (GLB, OBJ or STL) as 3D objects to turn in the browser."""
+
+        def send() -> None:
+            import wandb
+
+            self._run.log({name: wandb.Object3D(str(path)) for name, path in meshes.items()})
+
+        if self._run is not None and meshes:
+            self._guard(send)
+
+    def log_files(self, name: str, kind: str, folder: Path) -> None:
+        """A folder as an artifact; online only (offline W&B would copy it for nothing)."""
+
+        def send() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type=kind)
+            artifact.add_dir(str(folder))
+            self._run.log_artifact(artifact)
+
+        if self._run is not None and self.mode == "online":
+            self._guard(send)
+
+    def finish(self) -> None:
+        self._guard(lambda: self._run and self._run.finish())
+        self._run = None
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            print(f"W&B: {type(error).__name__}: {error}; going on without it", flush=True)
+            self._run = None
+
+
+@contextmanager
+def tracked(run: "Run", step: str) -> Iterator[Tracker]:
+    """A tracker for one step, closed at its end."""
+    tracker = Tracker(run, step)
+    try:
+        yield tracker
+    finally:
+        tracker.finish()
+
+
+def has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
