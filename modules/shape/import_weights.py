@@ -203,8 +203,8 @@ def _arguments(given: Mapping[str, Any], known: Iterable[str], required: Iterabl
     missing, unknown = sorted(set(required) - arguments.keys()), sorted(arguments.keys() - set(known))
     if missing or unknown:
         raise CheckpointError(
-            f"the config of this {what} is not understood: {_listed('missing', missing)}; {_listed('unknown', unknown)}. "
-            f"Expected keys: {', '.join(sorted(known))}."
+            f"the config of this {what} is not understood: {_listed('missing', missing)}; "
+            f"{_listed('unknown', unknown)}. Expected keys: {', '.join(sorted(known))}."
         )
     return arguments
 

@@ -1,7 +1,7 @@
 """The velocity network of TripoSG (Li et al. 2025): a transformer over an unordered set of shape latents.
 
 Time enters as a token in front of the set, there is no position encoding, and blocks of the second half read the
-outputs of the first half through long skips. Letters: B batch, T tokens, C latent channels, S condition tokens, W width.
+outputs of the first half through long skips. Letters: B batch, T tokens, W width.
 """
 
 from dataclasses import dataclass
