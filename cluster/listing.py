@@ -50,9 +50,8 @@ def show_run(run: Run) -> str:
         ("data", config["data"] or "synthetic"),
         ("command", provenance["command"]),
     ]
-    for name in ("report.html", "exports", "samples", "evaluation.json", "models"):
-        if (run.path / name).exists():
-            facts.append((name.split(".")[0], str(run.path / name)))
+    made = ("report.html", "exports", "samples", "evaluation.json", "models")
+    facts += [(name.split(".")[0], str(run.path / name)) for name in made if (run.path / name).exists()]
     steps = [("STEP", "STATE", "ATTEMPTS", "WORK", "")]
     steps += [
         (

@@ -57,3 +57,15 @@ class TrainerConfig:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; null switches the average off.")
         if self.checkpoint_every_seconds <= 0:
             raise ValueError(f"checkpoint_every_seconds must be positive, got {self.checkpoint_every_seconds}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What every domain's sampling has in common."""
+
+    count: int = 4
+    """How many new samples; sample k depends on the run's seed and k alone."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}.")

@@ -31,8 +31,8 @@ def load_model(folder: Path) -> LoadedModel:
     stage = str(config.get("stage"))
     if stage not in models:
         raise CheckpointError(f"{folder}: stage '{stage}' is none of {', '.join(models)}. Export the model again.")
-    schema = load.resolve(models[stage], [load.tagged(config.get("network", {}), str(folder / "config.yaml"))])
-    network: nn.Module = schema.build()
+    built: Any = load.resolve(models[stage], [load.tagged(config.get("network", {}), str(folder / "config.yaml"))])
+    network: nn.Module = built.build()
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

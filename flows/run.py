@@ -135,6 +135,20 @@ class Run:
         """Record what became known on the way, the data's fingerprint above all."""
         write_json(self.path / "provenance.json", self.provenance() | facts)
 
+    def record_data(self, file: Path, fingerprint: str, **facts: Any) -> None:
+        """Record what this run works on: a file of prepared data beside the runs, and its content's fingerprint."""
+        place = str(file.resolve().relative_to(self.runs_dir))
+        self.add_provenance(data={"file": place, "fingerprint": fingerprint, **facts})
+
+    @property
+    def data_file(self) -> Path:
+        """The prepared data of this run. Raises PenstockError before it is prepared, or when it was removed."""
+        place = self.provenance().get("data", {}).get("file")
+        if place is None or not (self.runs_dir / place).is_file():
+            missing = "nothing is prepared yet" if place is None else f"{self.runs_dir / place} is gone"
+            raise PenstockError(f"{self.name} has no data: {missing}. `penstock prepare` makes it.")
+        return self.runs_dir / str(place)
+
     def configure(self, overrides: Mapping[str, str]) -> None:
         """Change settings of an existing run, by dotted keys, and save them."""
         config = load.resolve(self.domain.config, [load.override_layer(overrides)], default=self.config)

@@ -22,18 +22,34 @@ from flows.run import DONE, FAILED, Run
 RUN_VARIABLE = "PENSTOCK_RUN"
 
 
-def run_step(step: str) -> None:
-    """What each step of a FlowSpec calls: do that step of the run that the environment names."""
+def run_step(*steps: str) -> None:
+    """What each step of a FlowSpec calls: do that step (or those) of the run that the environment names."""
     try:
         run = Run(Path(os.environ[RUN_VARIABLE]))
     except KeyError:
         raise PenstockError(f"{RUN_VARIABLE} is not set. Start a workflow by `penstock run DOMAIN`.") from None
-    log = os.open(run.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 (lives as long as we do)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-    run.execute(step, waiting=lambda other: print(f"waiting for {other}", flush=True))
+    with _output_to(run.log_file):
+        for step in steps:
+            run.execute(step, waiting_message)
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Standard output and error of this process, C libraries and children included, go to the end of a file."""
+    before = (os.dup(1), os.dup(2))
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(before, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.close(log)
 
 
 def drive(run: Run, wait: bool = True) -> None:
@@ -197,5 +213,5 @@ def _show(lines: Sequence[str], in_place: bool) -> bool:
 
 
 def waiting_message(other: Holder) -> None:
-    """For verbs that run a step themselves."""
+    """Says who is waited for."""
     print(f"waiting for {other}", flush=True)

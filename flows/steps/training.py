@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning
 import torch
@@ -39,13 +39,14 @@ def train(
     data: "LightningDataModule",
     settings: TrainerConfig,
     *,
-    exported: Callable[["LightningModule"], tuple[nn.Module, Mapping[str, Any]]] | None = None,
+    network: Any,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train one stage and write its model; gives the model's folder.
 
     Goes on from the newest whole checkpoint of the stage. `build` is called after seeding, so the first weights follow
-    from the run's seed. `exported` says which network goes into the model folder, with what config; without it, the
-    module's `model`, and that network's `config`.
+    from the run's seed. What is exported is the module's `model`, with the config `network` that builds it again and
+    whatever else (`extra`) belongs to it.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was written.
@@ -69,17 +70,11 @@ def train(
         trainer.loggers = [TidyLogger(Metrics(run.metrics_file, stage, resumed_at), tracker)]
         # weights_only is said again beside the plugin that enforces it, so that Lightning does not warn.
         trainer.fit(module, datamodule=data, ckpt_path=None if start is None else str(start), weights_only=True)
-        network, config = exported(module) if exported else _model_of(module)
+        described = {"domain": run.domain_name, "stage": stage, "network": to_plain(network), **(extra or {})}
         facts = run.provenance() | {"run": run.name, "stage": stage, "step": trainer.global_step}
-        write_model(run.model(stage), network, {"domain": run.domain_name, "stage": stage, **config}, facts)
+        write_model(run.model(stage), cast(nn.Module, module.model), described, facts)
         tracker.log_files(f"{run.name}-{stage}", "model", run.model(stage))
     return run.model(stage)
-
-
-def _model_of(module: "LightningModule") -> tuple[nn.Module, Mapping[str, Any]]:
-    network = module.model
-    assert isinstance(network, nn.Module)
-    return network, {"network": to_plain(network.config)}
 
 
 def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint) -> "Trainer":
