@@ -20,4 +20,6 @@ def from_glb(content: bytes) -> TriangleMesh:
         mesh = trimesh.load_scene(BytesIO(content), file_type="glb").to_mesh()
         return TriangleMesh(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64))
     except Exception as error:  # trimesh's readers raise whatever the bytes lead them into
-        raise MeshError(f"expected the content of a GLB file, got {len(content)} bytes that hold none ({error})") from None
+        raise MeshError(
+            f"expected the content of a GLB file, got {len(content)} bytes without a mesh ({error})"
+        ) from None

@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 from flows.reporting.sections import Curve, Point
 from flows.reporting.words import number
 
-WIDTH, HEIGHT = 420, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 34
+WIDTH, HEIGHT = 330, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 32
 _BUCKETS = 300  # horizontal resolution of a drawn line
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
@@ -72,9 +72,7 @@ def svg(plot: Plot, *, log: bool) -> Markup:
     values = [point.value for line in plot.lines for point in line.points]
     x_axis = _Axis.around(min(steps), max(steps), (_LEFT, WIDTH - _RIGHT), log=False, padding=0.0)
     y_axis = _Axis.around(min(values), max(values), (HEIGHT - _BOTTOM, _TOP), log=log, padding=0.04)
-    parts = [_grid(x_axis, y_axis)]
-    for line in plot.lines:
-        parts.append(_drawn(line, x_axis, y_axis))
+    parts = [_grid(x_axis, y_axis), *(_drawn(line, x_axis, y_axis) for line in plot.lines)]
     ends = ", ".join(f"{line.label or plot.quantity} ends at {number(line.last.value)}" for line in plot.lines)
     scale = "logarithmic" if log else "linear"
     label = f"{plot.stage}: {plot.quantity} over {len(set(steps))} steps on a {scale} scale; {ends}"
@@ -143,7 +141,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> Markup:
         y = round(y_axis(tick), 1)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
-            f'<text x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{number(tick)}</text>'
+            f'<text x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{_short(tick)}</text>'
         )
     for tick in x_axis.ticks(5):
         if tick != int(tick):
@@ -158,8 +156,10 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> Markup:
     return Markup("".join(parts))
 
 
-def _short(step: float) -> str:
-    return f"{step / 1000:g}k" if abs(step) >= 10_000 else f"{step:g}"
+def _short(tick: float) -> str:
+    """The label of a tick: `25k` rather than `25000`, and no digits that come from rounding."""
+    text = f"{tick / 1000:g}k" if 10_000 <= abs(tick) < 1e6 else f"{tick:g}"
+    return text.replace("-", "\N{MINUS SIGN}", 1) if tick < 0 else text
 
 
 def _drawn(line: Line, x_axis: _Axis, y_axis: _Axis) -> Markup:
@@ -200,16 +200,16 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _smoothed(points: Sequence[Point], *, log: bool) -> list[Point]:
-    """Mean of each point's neighbourhood, a fortieth of the curve to either side; of the logarithms on a log axis."""
+    """Mean of each point's neighbourhood, a thirtieth of the curve to either side; of the logarithms on a log axis."""
     values = [math.log(p.value) if log else p.value for p in points]
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
-    reach = max(1, len(points) // 40)
+    reach = max(1, len(points) // 30)
     smooth = []
     for k, point in enumerate(points):
-        # The window shrinks towards the ends, so that it stays centred and the first steep fall is not flattened.
-        half = min(reach, k, len(points) - 1 - k)
-        mean = (sums[k + half + 1] - sums[k - half]) / (2 * half + 1)
+        # The window stays centred at the beginning, where it would flatten the first steep fall; at the end it is cut.
+        first, last = k - min(reach, k), k + min(reach, k, len(points) - 1 - k)
+        mean = (sums[last + 1] - sums[first]) / (last + 1 - first)
         smooth.append(Point(point.step, math.exp(mean) if log else mean))
     return smooth

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -87,12 +88,11 @@ def _laid_out(section: Section, identifier: str) -> dict[str, Any]:
             layout["stages"] = _stages(section)
         case Table():
             layout["numeric"] = _numeric_columns(section.rows)
+            layout["rows"] = _aligned(section.rows, layout["numeric"])
         case MeshGallery():
             layout |= _gallery(section, identifier)
         case Figures():
-            layout["figures"] = [
-                {"source": _data_url(figure), "alt": figure.alt, "caption": figure.caption} for figure in section.figures
-            ]
+            layout["figures"] = [{"source": _data_url(f), "alt": f.alt, "caption": f.caption} for f in section.figures]
         case Durations():
             longest = max((step.seconds for step in section.steps), default=0.0) or 1.0
             layout["steps"] = [
@@ -125,6 +125,27 @@ def _numeric_columns(rows: Sequence[Sequence[Value]]) -> set[int]:
     width = max((len(row) for row in rows), default=0)
     columns = [[row[k] for row in rows if k < len(row) and row[k] is not None] for k in range(width)]
     return {k for k, column in enumerate(columns) if column and not any(isinstance(v, str | bool) for v in column)}
+
+
+def _aligned(rows: Sequence[Sequence[Value]], numeric: set[int]) -> list[list[Value]]:
+    """The rows with the fractions of a column written to the same number of decimals, so that digits line up.
+
+    Three significant digits of the largest; where that would leave a smaller one fewer than two, the column is left
+    as it is.
+    """
+    aligned = [list(row) for row in rows]
+    for k in numeric:
+        values = [float(v) for row in rows if k < len(row) and (v := row[k]) is not None]
+        sizes = [abs(v) for v in values if v]
+        if not sizes or not all(map(math.isfinite, values)) or all(v == round(v) for v in values):
+            continue
+        decimals = 2 - math.floor(math.log10(max(sizes)))
+        if not 0 < decimals <= 8 or min(sizes) < 10.0 ** (1 - decimals):
+            continue
+        for row in aligned:
+            if k < len(row) and row[k] is not None:
+                row[k] = f"{float(row[k]):.{decimals}f}".replace("-", "\N{MINUS SIGN}")  # type: ignore[arg-type]
+    return aligned
 
 
 def _gallery(section: MeshGallery, identifier: str) -> dict[str, Any]:

@@ -122,14 +122,14 @@ def configuration(path: Path) -> Source | None:
 
 def origin(provenance: Mapping[str, Any]) -> KeyValues | None:
     """Code, data, packages and machine that made the run, one group for each nested entry."""
-    groups: dict[str, dict[str, Value]] = {"": {}}
+    groups: dict[str, dict[str, Value]] = {"Run": {}}
     for name, value in provenance.items():
         if name == "command":
             continue
         if isinstance(value, Mapping):
-            groups[_words(name)] = _flat(value)
+            groups[_words(name).capitalize()] = _flat(value)
         else:
-            groups[""][_words(name)] = _plain(value)
+            groups["Run"][_words(name)] = _plain(value)
     groups = {name: facts for name, facts in groups.items() if facts}
     return KeyValues(title="Provenance", groups=groups) if groups else None
 
@@ -170,7 +170,9 @@ def _plain(value: Any) -> Value:
 
 
 def _words(name: Any) -> str:
-    return str(name).replace("_", " ")
+    """A key as a reader would write it: `memory_gib` is "memory GiB"."""
+    spelling = {"gib": "GiB", "gpus": "GPUs", "cpu": "CPU", "vae": "VAE"}
+    return " ".join(spelling.get(word, word) for word in str(name).split("_"))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -130,6 +130,23 @@
     return geometry;
   }
 
+  // A small sphere around all meshes: step towards the farthest point, ever shorter (Badoiu & Clarkson 2003).
+  function enclosing(meshes, centre) {
+    let radius = 0;
+    for (let round = 0; ; round++) {
+      let [far, square] = [null, 0];
+      for (const { positions } of meshes)
+        for (let k = 0; k < positions.length; k += 3) {
+          const [x, y, z] = [positions[k] - centre[0], positions[k + 1] - centre[1], positions[k + 2] - centre[2]];
+          const here = x * x + y * y + z * z;
+          if (here > square) [far, square] = [[x, y, z], here];
+        }
+      radius = Math.sqrt(square);
+      if (!far || round === 24) return { centre, radius };
+      centre = centre.map((value, k) => value + far[k] / (round + 3));
+    }
+  }
+
   // --- stages: meshes side by side that share one camera -----------------------------------------------------------
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
@@ -142,11 +159,12 @@
       this.dirty = true;
       this.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.01, 100);
       this.camera.position.set(0.62, 0.42, 0.85);
-      this.key = new THREE.DirectionalLight(0xffffff, 2.3);
+      this.key = new THREE.DirectionalLight(0xffffff, 2.8);
       this.fill = new THREE.DirectionalLight(0xffffff, 0.5);
       this.key.position.set(-0.7, 1.0, 0.9);
-      this.fill.position.set(1.2, -0.3, 0.4);
-      this.camera.add(this.key, this.fill);
+      this.fill.position.set(1.2, -0.2, 0.5);
+      // With their targets the lights travel with the camera: whichever way a mesh is turned, it is lit from above.
+      this.camera.add(this.key, this.key.target, this.fill, this.fill.target);
       const hands = element.querySelector(".views");
       this.controls = new THREE.OrbitControls(this.camera, hands);
       Object.assign(this.controls, { enablePan: false, enableZoom: false, enableDamping: true, dampingFactor: 0.12 });
@@ -215,24 +233,17 @@
           low[k % 3] = Math.min(low[k % 3], value);
           high[k % 3] = Math.max(high[k % 3], value);
         });
-      const centre = low.map((value, k) => (value + high[k]) / 2);
-      let radius = 0;
-      for (const { positions } of meshes)
-        for (let k = 0; k < positions.length; k += 3)
-          radius = Math.max(
-            radius,
-            Math.hypot(positions[k] - centre[0], positions[k + 1] - centre[1], positions[k + 2] - centre[2]),
-          );
+      const { centre, radius } = enclosing(meshes, low.map((value, k) => (value + high[k]) / 2));
       this.radius = radius || 1;
       this.scenes = meshes.map((mesh, k) => {
         const scene = new THREE.Scene();
         const material = new THREE.MeshStandardMaterial({ roughness: 0.62, metalness: 0, side: THREE.DoubleSide });
         const body = new THREE.Mesh(creased(mesh), material);
         if (mesh.indices.length) body.position.set(-centre[0], -centre[1], -centre[2]);
-        scene.add(body, new THREE.HemisphereLight(0xffffff, 0x55606a, 1.5));
+        scene.add(body, new THREE.HemisphereLight(0xffffff, 0x6a747c, 1.35));
         return { scene, material, colour: this.canvases[k].dataset.colour };
       });
-      const distance = (this.radius / Math.sin((FIELD_OF_VIEW * Math.PI) / 360)) * 1.03;
+      const distance = (this.radius / Math.sin((FIELD_OF_VIEW * Math.PI) / 360)) * 1.1;
       this.camera.position.setLength(distance);
       this.camera.near = distance / 100;
       this.camera.far = distance * 10;
