@@ -11,6 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -347,11 +348,18 @@ class _HashingFile(io.RawIOBase):
         self.digest.update(block)
         return memoryview(block).nbytes
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Hand over the last bytes: what is buffered may still not fit."""
         try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+    def close(self) -> None:
+        with suppress(OSError):  # `finish` has said it already
             self._file.close()
-        finally:
-            super().close()
+        super().close()
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> str:
@@ -359,11 +367,13 @@ def _save(checkpoint: dict[str, Any], path: Path) -> str:
     file = _HashingFile(path)
     try:
         torch.save(checkpoint, cast(IO[bytes], file))
-        file.close()
+        file.finish()
     except Exception:
         if file.error is not None:
             raise file.error from None
         raise
+    finally:
+        file.close()
     return file.digest.hexdigest()
 
 

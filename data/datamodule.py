@@ -58,25 +58,27 @@ def split_of(item_id: str, config: SplitConfig) -> str:
 def split_items(ids: Sequence[str], config: SplitConfig) -> dict[str, list[int]]:
     """Positions of the items of each split, in the order of `ids`.
 
-    In a small set a split may come out empty. Then the item whose hash lies nearest is moved into it: first to
-    `train`, then, as long as training keeps an item, to `validation` and `test` where their shares are not 0. Such a
-    set has no stable split when items are added; one in which every split has its own items has.
+    In a small set a split may come out empty. Then the item whose hash lies nearest to the split's band is moved into
+    it: to `train` from wherever there is one, then to `validation` and to `test` (where their shares are not 0) as
+    long as `train` and `validation` keep an item. In such a set adding an item may move another; where every split has
+    items of its own, it never does.
     """
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for position, item_id in enumerate(ids):
         splits[split_of(item_id, config)].append(position)
-
-    def place(position: int) -> float:
-        return _place(ids[position], config)
-
-    if ids and not splits["train"]:
-        nearest = max(range(len(ids)), key=place)
-        splits[split_of(ids[nearest], config)].remove(nearest)
-        splits["train"].append(nearest)
-    for name, share in (("validation", config.validation), ("test", config.test)):
-        if share and not splits[name] and len(splits["train"]) > 1:
-            nearest = min(splits["train"], key=place)
-            splits["train"].remove(nearest)
+    held = config.test + config.validation
+    for name, centre, lenders in (
+        ("train", (1 + held) / 2, ("validation", "test")),
+        ("validation", config.test + config.validation / 2, ("train", "test")),
+        ("test", config.test / 2, ("train", "validation")),
+    ):
+        if splits[name] or (name != "train" and not getattr(config, name)):
+            continue
+        least = 0 if name == "train" else 1
+        lender = next((other for other in lenders if len(splits[other]) > (least if other != "test" else 0)), None)
+        if lender is not None:
+            nearest = min(splits[lender], key=lambda position: abs(_place(ids[position], config) - centre))
+            splits[lender].remove(nearest)
             splits[name].append(nearest)
     return splits
 

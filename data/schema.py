@@ -168,14 +168,14 @@ def check_attributes(kind: FileKind, attributes: Mapping[str, Any]) -> dict[str,
             f"attributes of '{kind.name}': {', '.join(kind.attributes) or 'none'}; {missing=}, {unknown=}."
         )
     checked: dict[str, str | int | float | bool] = {}
-    value: Any
     for name in sorted(attributes):
-        value = attributes[name]
+        value: Any = attributes[name]
         value = value.item() if isinstance(value, np.generic) else value
         expected = ATTRIBUTE_TYPES[kind.attributes[name].dtype]
         if expected is float and type(value) is int:
             value = float(value)
-        if type(value) is not expected:
+        found: type = type(value)
+        if found is not expected:  # not isinstance: True is an int, and would be stored as another type
             raise SchemaError(f"attribute '{name}': expected {expected.__name__}, got {value!r}.")
         checked[name] = value
     return checked

@@ -226,7 +226,8 @@ class Writer:
                 continue
             if row.ragged not in starts:
                 spans, step = self._spans[row.ragged], self._chunk_rows[row.ragged]
-                starts[row.ragged] = -(-spans[-1][1] // step) * step if spans else 0
+                end = spans[-1][1] if spans else 0
+                starts[row.ragged] = -(-end // step) * step if len(value) else end
                 spans.append((starts[row.ragged], starts[row.ragged] + len(value)))
             start = starts[row.ragged]
             if len(value):

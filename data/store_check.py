@@ -63,7 +63,8 @@ def check_structure(path: Path, file: h5py.File, kind: FileKind) -> Structure:
 def _check_attributes(path: Path, file: h5py.File, kind: FileKind) -> tuple[dict[str, str | int | float | bool], str]:
     stored = dict(file.attrs)
     name, version, fingerprint = stored.pop("kind", None), stored.pop("version", None), stored.pop("fingerprint", None)
-    if not isinstance(name, str) or name != kind.name or not np.isscalar(version) or version != kind.version:
+    version = int(version) if isinstance(version, np.integer) else version
+    if name != kind.name or version != kind.version:
         raise SchemaError(
             f"{path}: expected kind '{kind.name}' version {kind.version}, got kind {name!r} version {version!r}. "
             "Give the right file, or prepare the data again with this version."
