@@ -12,7 +12,7 @@ from data.batch import TriangleMesh
 PREVIEW_FACES = 8000
 """Enough that a 300-pixel view shows no difference; about 30 kB in the page."""
 
-_COLLAPSE_LIMIT = 120_000  # faces: edge collapse takes about 1 s there; denser meshes are first put on a grid
+_COLLAPSE_LIMIT = 60_000  # faces: edge collapse takes up to a second there; denser meshes are first put on a grid
 _STEPS = 65535  # quantisation steps along the longest side
 
 
@@ -72,10 +72,10 @@ def decimate(mesh: TriangleMesh, faces: int) -> TriangleMesh:
 
 
 def _snap(mesh: TriangleMesh, faces: int) -> TriangleMesh:
-    """`mesh` with its vertices merged in the cells of the finest regular grid that leaves at most `faces` triangles."""
+    """`mesh` with its vertices merged in the cells of a regular grid that leaves at most `faces` triangles."""
     low = mesh.vertices.min(axis=0)
     extent = max(float((mesh.vertices.max(axis=0) - low).max()), 1e-12)
-    resolution = 512
+    resolution = int(faces**0.5) + 2  # a flat square seen along an axis would fill it
     while True:
         cells = np.floor((mesh.vertices - low) / extent * resolution).astype(np.int64)
         _, cell_of, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)

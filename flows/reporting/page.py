@@ -54,6 +54,10 @@ def render(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         script_hashes=Markup(hashes),
     )  # fmt: skip
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -153,10 +157,18 @@ def _gallery(section: MeshGallery, identifier: str) -> dict[str, Any]:
     for k, item in enumerate(section.items):
         meshes = [_view(mesh, f"{identifier}-mesh-{k}-{j}") for j, mesh in enumerate(item.meshes)]
         # Quoted whole, a name can be no scheme ("javascript:") and no other folder's address.
-        href = "./" + quote(item.file.encode("utf-8", "surrogateescape")) if item.file else ""
+        href = "./" + quote(_file_name_bytes(item.file)) if item.file else ""
         items.append({"caption": item.caption, "note": item.note, "file": item.file, "href": href, "meshes": meshes})
     width = max((len(item.meshes) for item in section.items), default=1)
     return {"views": items, "layout": "single" if width == 1 else "pairs" if width == 2 else "rows"}
+
+
+def _file_name_bytes(name: str) -> bytes:
+    """The bytes that a name has on the disk, also where they are not UTF-8."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no name of a file
+        return _clean(name).encode()
 
 
 def _view(mesh: Mesh, identifier: str) -> dict[str, Any]:
@@ -179,7 +191,7 @@ def _from_glb(content: bytes) -> TriangleMesh:
 def _data_url(figure: Figure) -> str:
     """The picture as an address of its own. As an image, an SVG can neither run scripts nor load anything."""
     is_svg = isinstance(figure.image, str)
-    content = figure.image.encode() if isinstance(figure.image, str) else figure.image
+    content = _clean(figure.image).encode() if isinstance(figure.image, str) else figure.image
     return f"data:image/{'svg+xml' if is_svg else 'png'};base64,{base64.b64encode(content).decode('ascii')}"
 
 
