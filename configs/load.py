@@ -21,7 +21,7 @@ import configs
 from data.errors import ConfigError
 
 COMMAND_LINE = "command line"
-KIND = "kind"  # names the class where a section may be one of several
+KIND = "class"  # never a field: a reserved word. Names the class where a section may be one of several
 
 Config = TypeVar("Config")
 
@@ -308,7 +308,7 @@ def _value(hint: Any, node: Any, default: Any, key: str, root: type) -> Any:
 
 
 def _chosen(sections: list[type], node: Layer, default: Any, key: str) -> type:
-    """Which of several section classes is meant: by `kind`, else the default's."""
+    """Which of several section classes is meant: by the key `class`, else the default's."""
     if len(sections) == 1:
         return sections[0]
     names = {section.__name__: section for section in sections}

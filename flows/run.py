@@ -83,11 +83,17 @@ class Run:
 
     @property
     def samples(self) -> Path:
-        return self.path / "samples"
+        """The folder of what was drawn, made on first use."""
+        return self._folder("samples")
 
     @property
     def exports(self) -> Path:
-        return self.path / "exports"
+        """The folder of files for other programs, made on first use."""
+        return self._folder("exports")
+
+    def _folder(self, name: str) -> Path:
+        (self.path / name).mkdir(exist_ok=True)
+        return self.path / name
 
     @contextmanager
     def prepared(self, key: str) -> Iterator[Path]:

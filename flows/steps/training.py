@@ -90,7 +90,7 @@ def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: Rollin
         gradient_clip_val=settings.gradient_clip,
         val_check_interval=settings.validate_every or None,
         check_val_every_n_epoch=None if settings.validate_every else 1,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=min(settings.log_every, settings.steps),
         num_sanity_val_steps=0,
         # "warn": a few CUDA kernels have no deterministic form; on a CPU all that we use have.
         deterministic="warn",

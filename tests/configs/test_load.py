@@ -61,7 +61,7 @@ def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
 def test_optional_and_alternative_sections(tmp_path: Path) -> None:
     assert resolve(tmp_path, "second: {width: 16}").second == Network(width=16)
     assert resolve(tmp_path, "second: {width: 16}", second="null").second is None
-    assert resolve(tmp_path, "times: {kind: LogitNormal, spread: 2}").times == LogitNormal(spread=2.0)
+    assert resolve(tmp_path, "times: {class: LogitNormal, spread: 2}").times == LogitNormal(spread=2.0)
     assert resolve(tmp_path, "times.low: 0.5").times == Uniform(low=0.5)
 
 
@@ -85,7 +85,7 @@ def test_saved_config_is_read_back_equal(tmp_path: Path) -> None:
         ("fast: 1", ["'fast' expects true or false"]),
         ("sizes: [1, x]", ["'sizes' expects list of int"]),
         ("network: {width: 30}", ["mine.yaml: network: width must be a multiple of heads, got width=30"]),
-        ("times: {kind: Uniformm}", ["expects one of: Uniform, LogitNormal", "Did you mean 'Uniform'?"]),
+        ("times: {class: Uniformm}", ["expects one of: Uniform, LogitNormal", "Did you mean 'Uniform'?"]),
         ("seed: 1\nseed: 2", ["mine.yaml, line 2", "'seed' stands twice"]),
         ("seed: [", ["mine.yaml, line", "not valid YAML"]),
         ("- 1", ["expected keys with values"]),

@@ -23,9 +23,6 @@ def write_circle(path, count):
 
 
 class Points(Reader):
-    def __init__(self, path):
-        super().__init__(path, POINTS)
-
     def load(self, index, seed):
         return self.ids[index], seed, torch.from_numpy(self.read(index)["point"])
 

@@ -22,8 +22,7 @@ class ToyTraining(LightningModule):
 
     def training_step(self, batch, batch_idx):
         x0, t = randn_per_sample(batch.seeds, (2,)), rand_per_sample(batch.seeds, (1,), stream=1)
-        v = self.model(torch.cat([(1 - t) * x0 + t * batch.points, t], dim=1))
-        loss = (v - (batch.points - x0)).square().mean()
+        loss = (self.model(torch.cat([(1 - t) * x0 + t * batch.points, t], 1)) - (batch.points - x0)).square().mean()
         self.log("train/loss", loss)
         return loss
 

@@ -12,6 +12,5 @@ class Flow:
 
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig(RunConfig):
-    points: int = 40
     flow: Flow = Flow()
     sample: SampleConfig = SampleConfig()

@@ -3,7 +3,7 @@ import torch
 
 from configs.toy import ToyConfig
 from data.datamodule import ItemDataModule, SplitConfig
-from data.toy import Points, write_circle
+from data.toy import POINTS, Points, write_circle
 from flows.domain import Domain
 from flows.models import load_model
 from flows.run import write_json
@@ -14,14 +14,14 @@ from modules.toy import ToyNetworkConfig, ToyTraining
 
 
 def prepare(run):
-    with run.prepared(str(run.config.points)) as folder:
-        file = write_circle(folder / "samples.h5", run.config.points)
-        run.record_data(file, Points(file).fingerprint)
+    with run.prepared("circle") as folder:
+        file = write_circle(folder / "samples.h5", 40)
+        run.record_data(file, Points(file, POINTS).fingerprint)
 
 
 def train_flow(run):
     flow = run.config.flow
-    data = ItemDataModule(Points(run.data_file), SplitConfig(), flow.trainer.batch_size, run.config.seed)
+    data = ItemDataModule(Points(run.data_file, POINTS), SplitConfig(), flow.trainer.batch_size, run.config.seed)
     train(run, "flow", lambda: ToyTraining(flow.network), data, flow.trainer, network=flow.network)
 
 
@@ -30,7 +30,6 @@ def sample(run):
     x = randn_per_sample(torch.tensor([mix(run.config.seed, k) for k in range(run.config.sample.count)]), (2,))
     for t in np.arange(0, 1, 0.1):
         x = x + 0.1 * network(torch.cat([x, torch.full((len(x), 1), t)], dim=1))
-    run.samples.mkdir(exist_ok=True)
     np.save(run.samples / "points.npy", x.detach().numpy())
 
 
@@ -39,7 +38,6 @@ def evaluate(run):
 
 
 def export(run):
-    run.exports.mkdir(exist_ok=True)
     np.savetxt(run.exports / "points.csv", np.load(run.samples / "points.npy"))
 
 

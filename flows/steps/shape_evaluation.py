@@ -1,0 +1,141 @@
+"""How good a shape run is: reconstructions of held-out solids, and a look at the samples."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data.export.mesh import write_mesh
+from modules.shape.metrics import compare, floor
+from scipy.spatial import cKDTree
+
+from configs.shape import ShapeConfig
+from data.batch import TriangleMesh
+from data.datamodule import split_items
+from data.export.glb import from_glb
+from data.shape import ShapeSamples
+from flows.progress import Progress
+from flows.run import Run, write_json
+from flows.steps.shape_networks import decode_solid, encode_solid, load_vae
+from flows.tracking import tracked
+
+ALIKE = 1e-3
+"""Samples closer than this on average (cube units) count as the same shape."""
+
+
+def evaluate(run: Run) -> None:
+    """Write evaluation.json, and the first reconstructions with their originals as meshes."""
+    config: ShapeConfig = run.config
+    samples = ShapeSamples(run.data_file, config.vae.draw)
+    split, items = held_out(samples, config)
+    reconstructions = run.path / "reconstructions"
+    shutil.rmtree(reconstructions, ignore_errors=True)
+    reconstructions.mkdir()
+    vae = load_vae(run)
+    progress = Progress("reconstruct", len(items), "objects")
+    measured: dict[str, dict[str, float]] = {}
+    floors: dict[str, dict[str, float]] = {}
+    for done, index in enumerate(items, start=1):
+        item_id, truth = samples.ids[index], samples.mesh(index)
+        mean, _ = encode_solid(vae, samples, index, config.seed)
+        mesh = decode_solid(vae, torch.from_numpy(mean), config.evaluate.extraction)
+        found = mesh if len(mesh.faces) else None
+        measured[item_id] = compare(found, truth, samples=config.evaluate.points, seed=config.seed)
+        floors[item_id] = floor(truth, samples=config.evaluate.points, seed=config.seed)
+        if done <= config.evaluate.shown and found is not None:
+            write_mesh(found, reconstructions / f"{item_id}.glb")
+            write_mesh(truth, reconstructions / f"{item_id}.truth.glb")
+        progress.update(done, volume_iou=_mean(measured.values())["volume_iou"])
+    result = {
+        "reconstruction": {
+            "split": split,
+            "objects": len(items),
+            "empty": sum(1 for values in measured.values() if not values.get("volume_iou")),
+            "mean": _mean(measured.values()),
+            "floor": _mean(floors.values()),
+            "items": measured,
+        },
+        "samples": look_at_samples(sorted(run.samples.glob("*.glb")), config.sample.count),
+    }
+    write_json(run.path / "evaluation.json", _finite(result))
+    with tracked(run, "evaluate") as tracker:
+        tracker.log({f"reconstruction/{name}": value for name, value in _mean(measured.values()).items()})
+        tracker.log({f"samples/{name}": value for name, value in result["samples"].items() if value is not None})
+
+
+def held_out(samples: ShapeSamples, config: ShapeConfig) -> tuple[str, list[int]]:
+    """The split that is reconstructed (test, else validation, else training) and the positions of its solids."""
+    splits = split_items(samples.ids, config.split)
+    split = next(name for name in ("test", "validation", "train") if splits[name])
+    return split, splits[split][: config.evaluate.items]
+
+
+def look_at_samples(paths: Sequence[Path], asked: int) -> dict[str, Any]:
+    """How many samples have a surface, how many are closed, and how far the two most alike are apart (cube units).
+
+    Two samples are compared by the mean distance between evenly drawn vertices of both, symmetrised.
+    """
+    meshes = [from_glb(path.read_bytes()) for path in paths]
+    distances = pairwise_distances(meshes)
+    nearest = float(distances.min()) if len(meshes) > 1 else None
+    return {
+        "asked": asked,
+        "with_surface": len(meshes),
+        "closed": sum(is_closed(mesh) for mesh in meshes),
+        "alike_pairs": int((distances < ALIKE).sum()),
+        "least_distance": nearest,
+        "mean_distance": float(distances[np.isfinite(distances)].mean()) if len(meshes) > 1 else None,
+    }
+
+
+def pairwise_distances(meshes: Sequence[TriangleMesh], points: int = 1000) -> np.ndarray:
+    """Symmetric chamfer distances of all pairs i < j, in cube units; inf elsewhere."""
+    clouds = [_cloud(mesh, points) for mesh in meshes]
+    trees = [cKDTree(cloud) for cloud in clouds]
+    found = np.full((len(meshes), len(meshes)), np.inf)
+    for i in range(len(meshes)):
+        for j in range(i + 1, len(meshes)):
+            found[i, j] = (trees[i].query(clouds[j])[0].mean() + trees[j].query(clouds[i])[0].mean()) / 2
+    return found
+
+
+def _cloud(mesh: TriangleMesh, points: int) -> np.ndarray:
+    """Points uniform by area, the same ones for the same mesh."""
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    doubled = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    rng = np.random.default_rng(0)
+    chosen = corners[rng.choice(len(corners), points, p=doubled / doubled.sum())]
+    u, v = rng.random((2, points, 1))
+    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    cloud: np.ndarray = chosen[:, 0] + u * (chosen[:, 1] - chosen[:, 0]) + v * (chosen[:, 2] - chosen[:, 0])
+    return cloud
+
+
+def is_closed(mesh: TriangleMesh) -> bool:
+    """Whether every edge is passed once in each direction: closed, manifold along edges, consistently oriented."""
+    edges = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]]).astype(np.int64)
+    keys = edges[:, 0] * len(mesh.vertices) + edges[:, 1]
+    back = edges[:, 1] * len(mesh.vertices) + edges[:, 0]
+    return len(keys) > 0 and len(np.unique(keys)) == len(keys) and bool(np.array_equal(np.sort(keys), np.sort(back)))
+
+
+def _mean(rows: Any) -> dict[str, float]:
+    """Mean of each number over the objects that have it; a volume IoU counts 0 where nothing was reconstructed."""
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {}
+    for name in names:
+        values = [row[name] for row in rows if name in row and row[name] is not None and math.isfinite(row[name])]
+        if values:
+            found[name] = float(np.mean(values))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """The same with null in place of NaN and infinity, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

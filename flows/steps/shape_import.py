@@ -1,0 +1,46 @@
+"""The published system's weights as models of a shape run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.checkpoint import read_safetensors
+from data.errors import CheckpointError
+from flows.domain import ImportedModel
+from modules.shape.import_weights import component_of, import_component, join_shards
+
+CONFIG, WEIGHTS = "config.json", "*.safetensors"
+STAGES = {"vae": ("vae", "vae.network"), "transformer": ("flow", "flow.network")}
+
+
+def import_triposg(source: Path) -> Mapping[str, ImportedModel]:
+    """The models under a folder as published (`vae/` and `transformer/`, each config.json and *.safetensors), or in
+    one of these folders, or beside one such file.
+
+    Raises:
+        CheckpointError: a config or weights are missing, damaged, or of another network.
+    """
+    folders = [source.parent] if source.is_file() else sorted({path.parent for path in source.rglob(WEIGHTS)})
+    found = {}
+    for folder in folders:
+        files = [source] if source.is_file() else sorted(folder.glob(WEIGHTS))
+        state = join_shards(read_safetensors(file.read_bytes(), file) for file in files)
+        if source.is_dir() and len(folders) > 1 and not (folder / CONFIG).is_file():
+            continue  # another part of the pipeline (its image encoder) that we do not import
+        stage, key = STAGES[component_of(state)]
+        config, weights = import_component(state, _reference(folder / CONFIG))
+        found[stage] = ImportedModel(key=key, config=config, weights=weights)
+    if not found:
+        raise CheckpointError(f"{source}: expected folders with {CONFIG} and {WEIGHTS}; found none.")
+    return found
+
+
+def _reference(path: Path) -> dict[str, object]:
+    """The published constructor arguments; keys that begin with an underscore are the library's own."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected the published config beside the weights ({error}).") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected keys and values, got {type(values).__name__}.")
+    return {key: value for key, value in values.items() if not key.startswith("_")}
