@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import maximum_filter
 
-from modules.geometry.marching import CORNERS, FACES
+from modules.geometry.marching import CORNERS, EDGES, FACES, distinct, sign_patterns
 
-# The 27 corners of a cell's eight children, in units of a child, and the eight of them that bound each child.
-_LATTICE = np.array([(x, y, z) for z, y, x in product(range(3), repeat=3)])
+# Of the 27 corners of a cell's eight children, numbered x + 3 y + 9 z, the eight that bound each child.
 _CHILD_CORNERS = np.array([[(child + corner) @ (1, 3, 9) for corner in CORNERS] for child in CORNERS])
 # Sample points of a cell for the exclusion test, and their farthest possible distance from each corner in cell lengths:
 # every point of the cell is within `sqrt(3) / 8` of one of the samples.
@@ -44,37 +43,49 @@ class CornerValues:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def keys(self, index: Int[np.ndarray, "*shape 3"]) -> Int[np.ndarray, "*shape"]:
+    def keys(self, index: Index) -> Int[np.ndarray, " cell"]:
         """One integer per grid index; ascending keys run fastest along x."""
         return index @ self._strides
 
-    def index(self, keys: Int[np.ndarray, " key"]) -> Index:
+    def block_keys(self, cells: Index, step: int, points: int, *, clip: bool = True) -> Int[np.ndarray, "cell corner"]:
+        """Keys of the `points`^3 corners at distances of `step` from each cell's lower corner, x running fastest.
+
+        With `clip`, corners beyond the box fall on its boundary.
+        """
+        reach = cells[:, :, None] + step * np.arange(points)
+        if clip:
+            reach = np.minimum(reach, self.resolution + 1)
+        x, y, z = (reach[:, axis] * stride for axis, stride in enumerate(self._strides))
+        return (z[:, :, None, None] + y[:, None, :, None] + x[:, None, None, :]).reshape(len(cells), points**3)
+
+    def index(self, keys: Int[np.ndarray, " key"]) -> Int[np.ndarray, "key 3"]:
         """The grid index of each key."""
         return np.stack([keys % self.size, keys // self.size % self.size, keys // self.size**2], axis=1)
 
-    def in_box(self, index: Int[np.ndarray, "*shape 3"]) -> Bool[np.ndarray, "*shape"]:
+    def in_box(self, keys: Int[np.ndarray, " key"]) -> Bool[np.ndarray, " key"]:
         """Whether a corner lies in the box and not in the layer around it."""
-        return np.all((index >= 1) & (index <= self.resolution + 1), axis=-1)
+        index = self.index(keys)
+        return np.all((index >= 1) & (index <= self.resolution + 1), axis=1)
 
     def learn(self, keys: Int[np.ndarray, " key"]) -> int:
-        """Ask the field at those of the corners that are in the box and not known yet; how many these were."""
-        keys = np.unique(keys)
+        """Ask the field at those of the distinct corners that are in the box and not known yet; how many these were."""
         if len(self._keys):
             keys = keys[~self._find(keys)[1]]
-        index = self.index(keys)
-        in_box = self.in_box(index)
-        keys, index = keys[in_box], index[in_box]
+        keys = keys[self.in_box(keys)]
         if len(keys):
             places = np.searchsorted(self._keys, keys)
-            self._values = np.insert(self._values, places, self._ask(index))
+            self._values = np.insert(self._values, places, self._ask(self.index(keys)))
             self._keys = np.insert(self._keys, places, keys)
         return len(keys)
 
-    def at(self, index: Int[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape"]:
+    def at(self, keys: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Values at known corners; the largest float32 outside the box."""
-        places, known = self._find(self.keys(index))
-        assert bool(np.all(known | ~self.in_box(index))), "a corner in the box was looked up before it was asked for"
-        return np.where(known, self._values[places], np.finfo(np.float32).max)
+        places, known = self._find(keys)
+        values = self._values[places]
+        if not known.all():
+            assert not self.in_box(keys[~known]).any(), "a corner in the box was looked up before it was asked for"
+            values[~known] = np.finfo(np.float32).max
+        return values
 
     def only_sign(self) -> Literal["", "outside", "inside"]:
         """The side that all known corners are on, or "" when both were seen."""
@@ -139,7 +150,9 @@ class Octree:
             levels.append(level)
         return cells, values, levels
 
-    def follow(self, cells: Index, values: CornerField) -> tuple[Index, CornerField, int]:
+    def follow(
+        self, cells: Int[np.ndarray, "start 3"], values: Float[np.ndarray, "start 8"]
+    ) -> tuple[Index, CornerField, int]:
         """The cells with all others that the surface runs on into on the finest grid, and how many queries this took.
 
         Wherever a face between two cells has corners of both signs, both cells are there in the end: so the mesh is
@@ -147,27 +160,32 @@ class Octree:
         """
         if self.closed:
             caps = self._reflect(cells)
-            cells, values = np.concatenate([cells, caps]), np.concatenate([values, self._corner_values(caps, 1)])
+            cells, values = np.concatenate([cells, caps]), np.concatenate([values, self._outer_values(caps)])
         mixed = _mixed(values)
         cells, values = cells[mixed], values[mixed]
         visited = np.sort(self.corners.keys(cells))
         found = [(cells, values)]
         queries = 0
         while len(cells):
-            keys = np.setdiff1d(self._across_faces(cells, values), visited, assume_unique=True)
-            visited = np.insert(visited, np.searchsorted(visited, keys), keys)
+            keys = self._across_faces(cells, values)
+            places = np.searchsorted(visited, keys)
+            new = visited[np.minimum(places, len(visited) - 1)] != keys
+            keys = keys[new]
+            visited = np.insert(visited, places[new], keys)
             cells = self.corners.index(keys)
-            queries += self.corners.learn(self._corner_keys(cells, 1))
-            values = self._corner_values(cells, 1)
+            queries += self.corners.learn(distinct(self.corners.block_keys(cells, 1, 2, clip=False)))
+            values = self._outer_values(cells)
             found.append((cells, values))
-        return np.concatenate([c for c, _ in found]), np.concatenate([v for _, v in found]), queries
+        cells, values = np.concatenate([c for c, _ in found]), np.concatenate([v for _, v in found])
+        order = np.argsort(self.corners.keys(cells))  # as a dense grid would list them
+        return cells[order], values[order], queries
 
     def _coarsest(self, step: int) -> tuple[Index, CornerField, Float[np.ndarray, " cell"], Level]:
         starts = np.arange(1, self.resolution + 1, step)
         grid = np.stack(np.meshgrid(starts, starts, starts, indexing="ij"), axis=-1)
         cells = grid.reshape(-1, 3)
-        queries = sum(self.corners.learn(self._corner_keys(block, step)) for block in _blocks(cells))
-        values = np.concatenate([self._corner_values(block, step) for block in _blocks(cells)])
+        queries = sum(self.corners.learn(distinct(self.corners.block_keys(b, step, 2))) for b in _blocks(cells))
+        values = np.concatenate([self.corners.at(self.corners.block_keys(b, step, 2)) for b in _blocks(cells)])
         # Only here are all neighbours known: let each cell have the largest variation around it, for a plate in the
         # middle of a cell leaves the cell's own corners equal.
         variation = maximum_filter(_variation(values).reshape(grid.shape[:3]), size=3, mode="nearest").ravel()
@@ -179,18 +197,17 @@ class Octree:
         return cells[keep], values[keep], variation[keep], level
 
     def _divide(
-        self, parents: Index, parent_variation: Float[np.ndarray, " cell"], step: int
+        self, parents: Int[np.ndarray, "parent 3"], parent_variation: Float[np.ndarray, " parent"], step: int
     ) -> tuple[Index, CornerField, Float[np.ndarray, " cell"], Level]:
-        top = self.resolution + 1
-        keys = [np.unique(self.corners.keys(self._lattice(block, step))) for block in _blocks(parents)]
-        queries = self.corners.learn(np.concatenate(keys)) if keys else 0
+        keys = [distinct(self.corners.block_keys(block, step, 3)) for block in _blocks(parents)]
+        queries = self.corners.learn(distinct(np.concatenate(keys))) if keys else 0
         kept = []
         examined = 0
         for block, inherited in zip(_blocks(parents), _blocks(parent_variation), strict=True):
-            lattice = self._lattice(block, step)
-            children = lattice[:, _CHILD_CORNERS[:, 0]]
-            real = (children < top).all(axis=-1)
-            cells, values = children[real], self.corners.at(lattice)[:, _CHILD_CORNERS][real]
+            children = block[:, None] + step * CORNERS
+            real = np.all(children <= self.resolution, axis=-1)
+            lattice = self.corners.at(self.corners.block_keys(block, step, 3))
+            cells, values = children[real], lattice[:, _CHILD_CORNERS][real]
             variation = np.maximum(_variation(values), np.broadcast_to(inherited[:, None] / 2, real.shape)[real])
             keep = self._passed_through(cells, values, step)
             if step > 1:
@@ -200,16 +217,13 @@ class Octree:
         cells, values, variation = (np.concatenate(parts) for parts in zip(*kept, strict=True)) if kept else _nothing()
         return cells, values, variation, Level(step, queries, examined, len(cells))
 
-    def _lattice(self, parents: Index, step: int) -> Int[np.ndarray, "cell 27 3"]:
-        """The corners of the eight children, which have edges of `step`; beyond the box they fall on its boundary."""
-        return np.minimum(parents[:, None] + step * _LATTICE, self.resolution + 1)
-
     def _passed_through(self, cells: Index, values: CornerField, step: int) -> Bool[np.ndarray, " cell"]:
         """Cells with corners of both signs and, where solids are capped, cells inside a solid that touch the box."""
-        if not self.closed:
-            return _mixed(values)
-        at_boundary = ((cells == 1) | (cells + step > self.resolution)).any(axis=1)
-        return _mixed(values) | (at_boundary & (values < 0).all(axis=1))
+        patterns = sign_patterns(values)
+        passed = (patterns != 0) & (patterns != 255)
+        if self.closed:
+            passed |= (patterns == 255) & np.any((cells == 1) | (cells + step > self.resolution), axis=1)
+        return passed
 
     def _may_hide(self, values: CornerField, variation: Float[np.ndarray, " cell"]) -> Bool[np.ndarray, " cell"]:
         """Cells without a change of sign in which the surface can nevertheless be; see the class."""
@@ -219,12 +233,13 @@ class Octree:
         for block in _blocks(candidates):
             far = np.abs(values[block]) / reach[block, None]  # candidates have a reach above zero
             for sample in _REACH.astype(np.float32):
-                hides[block] |= (far < sample).all(axis=1)
+                hides[block] |= np.packbits(far < sample, axis=1)[:, 0] == 255
         return hides
 
-    def _reflect(self, cells: Index) -> Index:
+    def _reflect(self, cells: Index) -> Int[np.ndarray, "behind 3"]:
         """The cells of the outer layer behind cells at the boundary, across faces, edges and corners of the box."""
         behind = []
+        cells = cells[np.any((cells == 1) | (cells == self.resolution), axis=1)]
         for offset in product((-1, 0, 1), repeat=3):
             outwards = np.array(offset)
             applies = np.where(outwards < 0, cells == 1, (outwards == 0) | (cells == self.resolution)).all(axis=1)
@@ -234,26 +249,21 @@ class Octree:
 
     def _across_faces(self, cells: Index, values: CornerField) -> Int[np.ndarray, " key"]:
         """Keys of the cells on the other side of each face with corners of both signs, ascending."""
-        inside = values < 0
+        patterns = sign_patterns(values)
         keys = []
         for number, face in enumerate(FACES):
-            crossed = inside[:, face].any(axis=1) & ~inside[:, face].all(axis=1)
+            mask = sum(1 << corner for corner in face)
+            crossed = (patterns & mask != 0) & (patterns & mask != mask)
             beyond = cells[crossed]
             beyond[:, number // 2] += 1 if number % 2 else -1
             if not self.closed:
                 beyond = beyond[((beyond >= 1) & (beyond <= self.resolution)).all(axis=1)]
             keys.append(self.corners.keys(beyond))
-        return np.unique(np.concatenate(keys))
+        return distinct(np.concatenate(keys))
 
-    def _corner_index(self, cells: Index, step: int) -> Int[np.ndarray, "cell 8 3"]:
-        corners = cells[:, None] + step * CORNERS
-        return np.minimum(corners, self.resolution + 1) if step > 1 else corners
-
-    def _corner_keys(self, cells: Index, step: int) -> Int[np.ndarray, " key"]:
-        return np.unique(self.corners.keys(self._corner_index(cells, step)))
-
-    def _corner_values(self, cells: Index, step: int) -> CornerField:
-        return self.corners.at(self._corner_index(cells, step))
+    def _outer_values(self, cells: Index) -> CornerField:
+        """Values at the corners of cells of the finest grid that may lie in the layer around the box."""
+        return self.corners.at(self.corners.block_keys(cells, 1, 2, clip=False))
 
 
 def _blocks(array: np.ndarray) -> list[np.ndarray]:
@@ -261,16 +271,19 @@ def _blocks(array: np.ndarray) -> list[np.ndarray]:
 
 
 def _mixed(values: CornerField) -> Bool[np.ndarray, " cell"]:
-    inside = values < 0
-    return np.asarray(inside.any(axis=1) & ~inside.all(axis=1))
+    patterns = sign_patterns(values)
+    return (patterns != 0) & (patterns != 255)
 
 
 def _variation(values: CornerField) -> Float[np.ndarray, " cell"]:
     """The largest difference along an edge for each axis, Euclidean over the axes: the gradient's length times the
     cell's edge where the field is linear."""
-    cubes = values.reshape(-1, 2, 2, 2)
-    steps = [np.abs(np.diff(cubes, axis=axis)).reshape(len(values), -1).max(axis=1) for axis in (1, 2, 3)]
-    return np.sqrt(sum(step.astype(np.float64) ** 2 for step in steps)).astype(np.float32)
+    squares = np.zeros(len(values))
+    for axis in range(3):
+        ends = [(corner, corner | 1 << axis) for corner, along in EDGES if along == axis]
+        steps = [np.abs(values[:, high] - values[:, low]) for low, high in ends]
+        squares += np.maximum.reduce(steps).astype(np.float64) ** 2
+    return np.sqrt(squares).astype(np.float32)
 
 
 def _nothing() -> tuple[Index, CornerField, Float[np.ndarray, " cell"]]:
