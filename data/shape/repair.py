@@ -13,7 +13,7 @@ from data.shape.watertight import enclose
 
 _STEP = 2e-4
 """Cube units to either side of the surface where the winding number is probed."""
-_PROBES = 4096
+_PROBES = 2048
 _TOLERATED = 1e-3
 """Fraction of probes that may fail by thin walls and rounding."""
 
