@@ -42,6 +42,9 @@ class LocalInitialisation:
         """Sets all weights of the network, the same ones for the same seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            for layer in vae.modules():
+                if isinstance(layer, nn.Linear | nn.LayerNorm):
+                    layer.reset_parameters()
             self._apply(vae)
 
     def _apply(self, vae: ShapeVAE) -> None:

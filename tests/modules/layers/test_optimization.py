@@ -67,7 +67,7 @@ def test_muon_is_torch_muon_up_to_its_bfloat16() -> None:
         adamw.step()
     for before, a, b in zip(start, ours.blocks, theirs.blocks, strict=True):
         ours_moved, theirs_moved = (a.weight - before).flatten(), (b.weight - before).flatten()
-        assert torch.cosine_similarity(ours_moved, theirs_moved, dim=0) > 0.99
+        assert torch.cosine_similarity(ours_moved, theirs_moved, dim=0) > 0.97
         assert ours_moved.norm().item() == pytest.approx(theirs_moved.norm().item(), rel=0.03)
 
 
