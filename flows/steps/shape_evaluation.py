@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from data.export.mesh import write_mesh
-from modules.shape.metrics import compare, floor
 from scipy.spatial import cKDTree
 
 from configs.shape import ShapeConfig
 from data.batch import TriangleMesh
 from data.datamodule import split_items
 from data.export.glb import from_glb
+from data.export.mesh import is_closed, write_mesh
 from data.shape import ShapeSamples
 from flows.progress import Progress
 from flows.run import Run, write_json
 from flows.steps.shape_networks import decode_solid, encode_solid, load_vae
 from flows.tracking import tracked
+from modules.shape.metrics import compare, compare_sets, floor
 
 ALIKE = 1e-3
 """Samples closer than this on average (cube units) count as the same shape."""
@@ -38,8 +38,9 @@ def evaluate(run: Run) -> None:
     progress = Progress("reconstruct", len(items), "objects")
     measured: dict[str, dict[str, float]] = {}
     floors: dict[str, dict[str, float]] = {}
-    for done, index in enumerate(items, start=1):
-        item_id, truth = samples.ids[index], samples.mesh(index)
+    truths = [samples.mesh(index) for index in items]
+    for done, (index, truth) in enumerate(zip(items, truths, strict=True), start=1):
+        item_id = samples.ids[index]
         mean, _ = encode_solid(vae, samples, index, config.seed)
         mesh = decode_solid(vae, torch.from_numpy(mean), config.evaluate.extraction)
         found = mesh if len(mesh.faces) else None
@@ -58,7 +59,7 @@ def evaluate(run: Run) -> None:
             "floor": _mean(floors.values()),
             "items": measured,
         },
-        "samples": look_at_samples(sorted(run.samples.glob("*.glb")), config.sample.count),
+        "samples": look_at_samples(sorted(run.samples.glob("*.glb")), config.sample.count, truths),
     }
     write_json(run.path / "evaluation.json", _finite(result))
     with tracked(run, "evaluate") as tracker:
@@ -73,21 +74,20 @@ def held_out(samples: ShapeSamples, config: ShapeConfig) -> tuple[str, list[int]
     return split, splits[split][: config.evaluate.items]
 
 
-def look_at_samples(paths: Sequence[Path], asked: int) -> dict[str, Any]:
-    """How many samples have a surface, how many are closed, and how far the two most alike are apart (cube units).
-
-    Two samples are compared by the mean distance between evenly drawn vertices of both, symmetrised.
-    """
+def look_at_samples(paths: Sequence[Path], asked: int, truths: Sequence[TriangleMesh]) -> dict[str, Any]:
+    """How many samples have a surface, how many are closed, how far the two most alike are apart (chamfer, cube units),
+    and how the set compares with that of the held-out solids."""
     meshes = [from_glb(path.read_bytes()) for path in paths]
     distances = pairwise_distances(meshes)
-    nearest = float(distances.min()) if len(meshes) > 1 else None
+    several = len(meshes) > 1
     return {
         "asked": asked,
         "with_surface": len(meshes),
         "closed": sum(is_closed(mesh) for mesh in meshes),
         "alike_pairs": int((distances < ALIKE).sum()),
-        "least_distance": nearest,
-        "mean_distance": float(distances[np.isfinite(distances)].mean()) if len(meshes) > 1 else None,
+        "least_distance": float(distances.min()) if several else None,
+        "mean_distance": float(distances[np.isfinite(distances)].mean()) if several else None,
+        **(compare_sets(meshes, truths) if several and len(truths) > 1 else {}),
     }
 
 
@@ -112,14 +112,6 @@ def _cloud(mesh: TriangleMesh, points: int) -> np.ndarray:
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     cloud: np.ndarray = chosen[:, 0] + u * (chosen[:, 1] - chosen[:, 0]) + v * (chosen[:, 2] - chosen[:, 0])
     return cloud
-
-
-def is_closed(mesh: TriangleMesh) -> bool:
-    """Whether every edge is passed once in each direction: closed, manifold along edges, consistently oriented."""
-    edges = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]]).astype(np.int64)
-    keys = edges[:, 0] * len(mesh.vertices) + edges[:, 1]
-    back = edges[:, 1] * len(mesh.vertices) + edges[:, 0]
-    return len(keys) > 0 and len(np.unique(keys)) == len(keys) and bool(np.array_equal(np.sort(keys), np.sort(back)))
 
 
 def _mean(rows: Any) -> dict[str, float]:

@@ -65,6 +65,10 @@ def test_optional_and_alternative_sections(tmp_path: Path) -> None:
     assert resolve(tmp_path, "times.low: 0.5").times == Uniform(low=0.5)
 
 
+def test_on_and_off_are_words(tmp_path: Path) -> None:
+    assert resolve(tmp_path, "data: off\nfast: true\nrate: 1e-4") == Root(data="off", fast=True, rate=1e-4)
+
+
 def test_saved_config_is_read_back_equal(tmp_path: Path) -> None:
     config = Root(data="x", second=Network(norm="layer"), times=LogitNormal(mean=1.0), rate=3e-7)
     (tmp_path / "config.yaml").write_text(load.to_yaml(config))
