@@ -177,6 +177,8 @@ def check_attributes(kind: FileKind, attributes: Mapping[str, Any]) -> dict[str,
         found: type = type(value)
         if found is not expected:  # not isinstance: True is an int, and would be stored as another type
             raise SchemaError(f"attribute '{name}': expected {expected.__name__}, got {value!r}.")
+        if expected is str and "\0" in value:
+            raise SchemaError(f"attribute '{name}': a null character cannot be stored, got {value!r}.")
         checked[name] = value
     return checked
 

@@ -263,8 +263,11 @@ class Writer:
                 axis, data=np.array(rows, "<i8"), chunks=(min(len(rows), 1024), 2), maxshape=(None, 2), **self._filters
             )
         fingerprint = self._digest.hexdigest(attributes)
-        self._file.attrs.update(attributes)
-        self._file.attrs.update({"kind": self.kind.name, "version": self.kind.version, "fingerprint": fingerprint})
+        head = {"kind": self.kind.name, "version": self.kind.version, "fingerprint": fingerprint}
+        for name, value in {**attributes, **head}.items():
+            raw = value.encode() if isinstance(value, str) else None
+            dtype = None if raw is None else h5py.string_dtype("utf-8", max(len(raw), 1))
+            self._file.attrs.create(name, value if raw is None else np.array(raw, dtype), dtype=dtype)
         self._file.flush()
         size = self._file.id.get_filesize()
         self._file.close()

@@ -61,7 +61,8 @@ def check_structure(path: Path, file: h5py.File, kind: FileKind) -> Structure:
 
 
 def _check_attributes(path: Path, file: h5py.File, kind: FileKind) -> tuple[dict[str, str | int | float | bool], str]:
-    stored = dict(file.attrs)
+    # Strings are stored with fixed length, which h5py gives back as bytes.
+    stored = {name: value.decode() if isinstance(value, bytes) else value for name, value in file.attrs.items()}
     name, version, fingerprint = stored.pop("kind", None), stored.pop("version", None), stored.pop("fingerprint", None)
     version = int(version) if isinstance(version, np.integer) else version
     if name != kind.name or version != kind.version:

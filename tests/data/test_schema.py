@@ -84,7 +84,9 @@ def test_ragged_axes_may_differ_between_items_and_plain_ones_may_not() -> None:
         check_item(KIND, item(points=9, tokens=3), sizes)
 
 
-@pytest.mark.parametrize("change", [{"scale": "1"}, {"scale": True}, {"name": 3}, {"other": 1}, {"name": None}])
+@pytest.mark.parametrize(
+    "change", [{"scale": "1"}, {"scale": True}, {"name": 3}, {"name": "a\0"}, {"other": 1}, {"name": None}]
+)
 def test_attributes_of_another_type_or_name_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(SchemaError, match=next(iter(change))):
         check_attributes(KIND, {"scale": 1.0, "name": "x", **change})
