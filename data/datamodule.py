@@ -101,7 +101,8 @@ def epoch_order(seed: int, epoch: int, items: int, draws: int) -> list[tuple[int
 class ItemDataset(Protocol):
     """What a domain brings: items with stable ids, and samples drawn from them by seed alone."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 

@@ -21,12 +21,12 @@ TRAIN = "train_"
 class ImportedModel:
     """One network built from another program's weights."""
 
-    key: str
-    """Where the network's config stands in the domain's configuration, dotted."""
     config: Any
     """Instance of the stage's model config class."""
     weights: Mapping[str, Any]
     """State dict of the network that the config builds."""
+    settings: Mapping[str, Any]
+    """What the run's configuration says of it: dotted key → plain value or section."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else belongs into the exported model's config (scales of the latents, for example)."""
 

@@ -1,8 +1,6 @@
 """A run whose trained networks come from another program's weights."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from configs import load
 from configs.load import to_plain
@@ -16,9 +14,8 @@ def import_run(runs_dir: Path, domain: Domain, format: str, source: Path, name: 
     """Read the weights at `source` and write them as the models of a new run, whose trainings count as finished."""
     models = domain.importers[format](source)
     preset = load.default_preset(domain.name)
-    config = load.resolve(domain.config, load.preset_layers(domain.name, preset))
-    for model in models.values():
-        config = _with(config, model.key.split("."), model.config)
+    layers = [load.tagged(model.settings, str(source)) for model in models.values()]
+    config = load.resolve(domain.config, [*load.preset_layers(domain.name, preset), *layers])
     for stage, model in models.items():
         # Before anything is written: the weights must fit the network that their config builds.
         try:
@@ -34,10 +31,3 @@ def import_run(runs_dir: Path, domain: Domain, format: str, source: Path, name: 
         write_model(run.model(stage), model.weights, described, run.provenance() | {"origin": origin})
         run.record(TRAIN + stage, state=DONE, origin=origin)
     return run
-
-
-def _with(config: Any, keys: list[str], value: Any) -> Any:
-    """`config` with the section at the dotted place `keys` replaced."""
-    if not keys:
-        return value
-    return dataclasses.replace(config, **{keys[0]: _with(getattr(config, keys[0]), keys[1:], value)})

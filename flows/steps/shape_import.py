@@ -4,13 +4,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from configs.load import to_plain
 from data.checkpoint import read_safetensors
 from data.errors import CheckpointError
 from flows.domain import ImportedModel
 from modules.shape.import_weights import component_of, import_component, join_shards
+from modules.shape.transformer import ShapeTransformerConfig
+from modules.shape.vae import ShapeVAEConfig
 
 CONFIG, WEIGHTS = "config.json", "*.safetensors"
-STAGES = {"vae": ("vae", "vae.network"), "transformer": ("flow", "flow.network")}
+STAGES = {"vae": "vae", "transformer": "flow"}
 
 
 def import_triposg(source: Path) -> Mapping[str, ImportedModel]:
@@ -27,12 +30,22 @@ def import_triposg(source: Path) -> Mapping[str, ImportedModel]:
         state = join_shards(read_safetensors(file.read_bytes(), file) for file in files)
         if source.is_dir() and len(folders) > 1 and not (folder / CONFIG).is_file():
             continue  # another part of the pipeline (its image encoder) that we do not import
-        stage, key = STAGES[component_of(state)]
         config, weights = import_component(state, _reference(folder / CONFIG))
-        found[stage] = ImportedModel(key=key, config=config, weights=weights)
+        stage = STAGES[component_of(state)]
+        found[stage] = ImportedModel(config=config, weights=weights, settings=_settings(config))
     if not found:
         raise CheckpointError(f"{source}: expected folders with {CONFIG} and {WEIGHTS}; found none.")
     return found
+
+
+def _settings(config: ShapeVAEConfig | ShapeTransformerConfig) -> dict[str, object]:
+    """What the run's configuration says; the other network's latents follow."""
+    network = to_plain(config)
+    if isinstance(config, ShapeVAEConfig):
+        # Needed by a training only, and published weights do not say it: the model's own config keeps null.
+        network["truncation"] = config.truncation or 0.05
+        return {"vae.network": network, "flow.network.latent_channels": config.latent_channels}
+    return {"flow.network": network, "vae.network.latent_channels": config.latent_channels}
 
 
 def _reference(path: Path) -> dict[str, object]:

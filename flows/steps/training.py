@@ -119,7 +119,7 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
-        ".*fewer than the logging interval.*",
+        ".*smaller than the logging interval.*",
         ".*LeafSpec.*",
         ".*isinstance\\(treespec.*",
     ):
