@@ -1,5 +1,8 @@
 """Splits, order, seeds and position: laws, and a training that is interrupted at every step."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -196,6 +199,42 @@ class TestResume:
         module.load_state_dict({**data().state_dict(), "consumed": 3})
         rest = drawn(module)
         assert [b[:2] for b in rest[:2]] == [b[:2] for b in whole[3:]]
+
+
+TWO_RANKS = """
+import json, sys
+from pathlib import Path
+import lightning
+from tests.data.toy_training import Regression, data, trainer
+
+class Log(lightning.Callback):
+    def on_train_end(self, trainer, pl_module):
+        Path(sys.argv[1], f"{trainer.global_rank}.json").write_text(json.dumps(pl_module.seen))
+
+two = trainer(Path(sys.argv[1], "checkpoints"), max_steps=7, every_steps=3, keep=2, devices=2, strategy="ddp_fork")
+two.callbacks.insert(0, Log())
+two.fit(Regression(), datamodule=data())
+"""
+
+
+@pytest.mark.slow
+def test_two_real_ranks_share_the_batches_of_one_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_RANKS, str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    alone = [list(ids) for ids, _, _ in drawn(data(steps_per_epoch=5))]
+    for rank in range(2):
+        assert ranks[rank][:5] == [ids[rank::2] for ids in alone]
+        assert len(ranks[rank]) == 7
+    assert {path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")} == {
+        "step-00000006.ckpt",
+        "step-00000007.ckpt",
+    }
 
 
 def assert_equal(left: Any, right: Any) -> None:
