@@ -271,7 +271,9 @@ def _worked(tasks: list[_Task], config: PrepareConfig, parts: Path) -> Iterator[
 
 def _pooled(tasks: Iterable[_Task], config: PrepareConfig, parts: Path, processes: int) -> Iterator[tuple[_Task, bool]]:
     # Forked workers would inherit the threads' locks of torch and HDF5 in unknown states; a fork server has none.
+    # It imports once what every worker needs.
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data.shape.preparation"])
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
     try:
         futures: dict[Future[bool], _Task] = {pool.submit(_work, task, config, parts): task for task in tasks}

@@ -27,7 +27,7 @@ def test_sphere_within_the_height_of_its_facets():
     # Facets lie inside of the sphere by at most (longest edge)² / (6 r): r − sqrt(r² − edge²/3) to first order.
     sag = 1.1 * sphere.edges_unique_length.max() ** 2 / (6 * 0.8)
     error = signed_distances(sphere.vertices, sphere.faces, points) - exact
-    assert -1e-9 <= error.min() and error.max() <= sag
+    assert error.min() >= -1e-9 and error.max() <= sag
 
 
 def test_overlapping_boxes_give_the_minimum_of_both():
