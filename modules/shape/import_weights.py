@@ -22,9 +22,6 @@ from modules.shape.vae import ShapeVAEConfig
 State = dict[str, Tensor]
 Matrix = Float[Tensor, "row column"]
 
-COMPONENTS = ("vae", "transformer", "scheduler")
-"""Subfolders of the published checkpoint that are understood; each has a config.json, the first two have weights."""
-
 VAE_ARGUMENTS = {
     "latent_channels": "latent_channels",
     "num_attention_heads": "heads",
