@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data.checkpoint import read_model
+from data.model_folder import read_model
 from flows.run import DONE, Run, all_runs
 from flows.tracking import read_metrics
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data.checkpoint import read_model
 from data.export.glb import from_glb
 from data.export.mesh import is_closed
+from data.model_folder import read_model
 from flows.models import load_model
 from flows.run import DONE, Run
 from modules.shape.import_weights import export_transformer, export_vae
@@ -86,7 +86,7 @@ def test_weights_from_elsewhere_become_a_run(penstock: Penstock, runs: Path, tmp
     code, _, err = penstock("import", "--from", "tripsog", str(tmp_path / "download"), "--domain", "shape")
     assert (code, "Did you mean 'triposg'" in err) == (2, True)
 
-    code, out, err = penstock("import", "--from", "triposg", str(tmp_path / "download"), "--name", "published")
+    code, _, err = penstock("import", "--from", "triposg", str(tmp_path / "download"), "--name", "published")
     assert code == 0, err
     run = Run(runs / "published")
     assert run.finished() == ["train_vae", "train_flow"]

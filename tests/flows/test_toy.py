@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.checkpoint import read_model
+from data.model_folder import read_model
 from flows.run import DONE, all_runs
 from flows.tracking import read_metrics
 

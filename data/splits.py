@@ -1,0 +1,78 @@
+"""Which items are held out, and the seed of each sample: functions of ids and seeds, never of positions."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Shares of the items kept from training. An item's place follows from its id and `salt`, never from its position.
+
+    With both shares at 0 everything is trained on and nothing is held out (to overfit a few items).
+    """
+
+    validation: float = 0.1
+    test: float = 0.1
+    salt: str = ""
+    """Another word gives another split."""
+
+    def __post_init__(self) -> None:
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise ConfigError(
+                f"split: shares are at least 0 and leave some for training, got validation={self.validation} and "
+                f"test={self.test}; lower one of them."
+            )
+
+
+def stable_hash(*words: str | int) -> int:
+    """A 63-bit integer from words, the same in every process and on every machine (`hash` of a str is not)."""
+    text = "\0".join(str(word) for word in words)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _place(item_id: str, config: SplitConfig) -> float:
+    return stable_hash("split", config.salt, item_id) / 2**63
+
+
+def split_of(item_id: str, config: SplitConfig) -> str:
+    """`train`, `validation` or `test`: where the hash of the id falls in [0, 1)."""
+    place = _place(item_id, config)
+    if place < config.test:
+        return "test"
+    return "validation" if place < config.test + config.validation else "train"
+
+
+def split_items(ids: Sequence[str], config: SplitConfig) -> dict[str, list[int]]:
+    """Positions of the items of each split, in the order of `ids`.
+
+    In a small set a split may come out empty. Then the item whose hash lies nearest to the split's band is moved into
+    it: to `train` from wherever there is one, then to `validation` and to `test` (where their shares are not 0) as
+    long as `train` and `validation` keep an item. In such a set adding an item may move another; where every split has
+    items of its own, it never does.
+    """
+    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for position, item_id in enumerate(ids):
+        splits[split_of(item_id, config)].append(position)
+    held = config.test + config.validation
+    for name, centre, lenders in (
+        ("train", (1 + held) / 2, ("validation", "test")),
+        ("validation", config.test + config.validation / 2, ("train", "test")),
+        ("test", config.test / 2, ("train", "validation")),
+    ):
+        if splits[name] or (name != "train" and not getattr(config, name)):
+            continue
+        least = 0 if name == "train" else 1
+        lender = next((other for other in lenders if len(splits[other]) > (least if other != "test" else 0)), None)
+        if lender is not None:
+            nearest = min(splits[lender], key=lambda position: abs(_place(ids[position], config) - centre))
+            splits[lender].remove(nearest)
+            splits[name].append(nearest)
+    return splits
+
+
+def sample_seed(seed: int, epoch: int, item_id: str, repeat: int = 0) -> int:
+    """The 63-bit seed of one sample; `repeat` counts the times that the item came up in this epoch before."""
+    return stable_hash("sample", seed, epoch, item_id, repeat)
