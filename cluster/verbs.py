@@ -209,7 +209,7 @@ def _do_steps(run: Run, step: str, again: bool = False) -> None:
 
 
 def _export_models(arguments: argparse.Namespace, target: str | None) -> None:
-    from data.checkpoint import read_model
+    from data.model_folder import read_model
 
     run = _existing(arguments, target, [])
     folder = (arguments.to or run.exports / "models").resolve()

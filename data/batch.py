@@ -33,7 +33,7 @@ class Batch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The same batch with every tensor on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, **kwargs)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import lightning
@@ -12,87 +11,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.batch import Batch
 from data.errors import CheckpointError, ConfigError
+from data.splits import SplitConfig, sample_seed, split_items, stable_hash
 
 Draw = tuple[int, int]
 """Position of an item in its dataset, and the seed of the sample drawn from it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Shares of the items kept from training. An item's place follows from its id and `salt`, never from its position.
-
-    With both shares at 0 everything is trained on and nothing is held out (to overfit a few items).
-    """
-
-    validation: float = 0.1
-    test: float = 0.1
-    salt: str = ""
-    """Another word gives another split."""
-
-    def __post_init__(self) -> None:
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise ConfigError(
-                f"split: shares are at least 0 and leave some for training, got validation={self.validation} and "
-                f"test={self.test}; lower one of them."
-            )
-
-
-def _hash(*words: str | int) -> int:
-    """A 63-bit integer from words, the same in every process and on every machine (`hash` of a str is not)."""
-    text = "\0".join(str(word) for word in words)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def _place(item_id: str, config: SplitConfig) -> float:
-    return _hash("split", config.salt, item_id) / 2**63
-
-
-def split_of(item_id: str, config: SplitConfig) -> str:
-    """`train`, `validation` or `test`: where the hash of the id falls in [0, 1)."""
-    place = _place(item_id, config)
-    if place < config.test:
-        return "test"
-    return "validation" if place < config.test + config.validation else "train"
-
-
-def split_items(ids: Sequence[str], config: SplitConfig) -> dict[str, list[int]]:
-    """Positions of the items of each split, in the order of `ids`.
-
-    In a small set a split may come out empty. Then the item whose hash lies nearest to the split's band is moved into
-    it: to `train` from wherever there is one, then to `validation` and to `test` (where their shares are not 0) as
-    long as `train` and `validation` keep an item. In such a set adding an item may move another; where every split has
-    items of its own, it never does.
-    """
-    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for position, item_id in enumerate(ids):
-        splits[split_of(item_id, config)].append(position)
-    held = config.test + config.validation
-    for name, centre, lenders in (
-        ("train", (1 + held) / 2, ("validation", "test")),
-        ("validation", config.test + config.validation / 2, ("train", "test")),
-        ("test", config.test / 2, ("train", "validation")),
-    ):
-        if splits[name] or (name != "train" and not getattr(config, name)):
-            continue
-        least = 0 if name == "train" else 1
-        lender = next((other for other in lenders if len(splits[other]) > (least if other != "test" else 0)), None)
-        if lender is not None:
-            nearest = min(splits[lender], key=lambda position: abs(_place(ids[position], config) - centre))
-            splits[lender].remove(nearest)
-            splits[name].append(nearest)
-    return splits
-
-
-def sample_seed(seed: int, epoch: int, item_id: str, repeat: int = 0) -> int:
-    """The 63-bit seed of one sample; `repeat` counts the times that the item came up in this epoch before."""
-    return _hash("sample", seed, epoch, item_id, repeat)
 
 
 def epoch_order(seed: int, epoch: int, items: int, draws: int) -> list[tuple[int, int]]:
     """`draws` pairs of item position and repeat: one shuffle of all items after another."""
     order: list[tuple[int, int]] = []
     for repeat in range(-(-draws // items)):
-        shuffled = np.random.default_rng(_hash("order", seed, epoch, repeat)).permutation(items)
+        shuffled = np.random.default_rng(stable_hash("order", seed, epoch, repeat)).permutation(items)
         order += [(int(item), repeat) for item in shuffled]
     return order[:draws]
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from configs import load
-from data.checkpoint import read_model
 from data.errors import CheckpointError
+from data.model_folder import read_model
 from flows.domain import load_domain
 
 

@@ -3,6 +3,7 @@
 import json
 import secrets
 import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import load
-from data.atomic import is_disk_full, written_file
+from data.atomic import SUFFIX, is_disk_full, written_file
 from data.errors import PenstockError
 from flows import provenance
 from flows.domain import Domain, load_domain
@@ -222,7 +223,16 @@ class Run:
                 self.record(later, state=PENDING)
             self._do(step, record)
 
+    def _sweep(self) -> None:
+        """Remove what a killed step had begun to write; nobody else writes while we hold the lock."""
+        for left in list(self.path.rglob(f".*{SUFFIX}")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
     def _do(self, step: str, record: StepRecord) -> None:
+        self._sweep()
         names = list(self.domain.steps)
         resumed = " (again)" if record.attempts else ""
         print(f"── {step} ({names.index(step) + 1} of {len(names)}){resumed}  {self.path}", flush=True)

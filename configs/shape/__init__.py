@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 
 from configs.training import RunConfig, SampleConfig, TrainerConfig
-from data.datamodule import SplitConfig
 from data.shape import PrepareConfig, ShapeSamplesConfig
+from data.splits import SplitConfig
 from data.synthetic.shape import SyntheticShapesConfig
 from modules.geometry.surface import ExtractionConfig
-from modules.shape.flow_training import ShapeFlowTrainingConfig
 from modules.shape.sampling import LatentSamplingConfig
+from modules.shape.training_config import ShapeFlowTrainingConfig, ShapeVAETrainingConfig
 from modules.shape.transformer import ShapeTransformerConfig
-from modules.shape.vae_training import ShapeVAETrainingConfig
 
 FORMATS = ("glb", "obj", "ply", "stl")
 

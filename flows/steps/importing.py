@@ -4,8 +4,8 @@ from pathlib import Path
 
 from configs import load
 from configs.load import to_plain
-from data.checkpoint import write_model
 from data.errors import PenstockError
+from data.model_folder import write_model
 from flows.domain import TRAIN, Domain
 from flows.run import DONE, Run, create
 

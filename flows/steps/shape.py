@@ -1,4 +1,7 @@
-"""The steps of the shape domain: meshes → samples → autoencoder → latents → rectified flow → new meshes."""
+"""The steps of the shape domain: meshes → samples → autoencoder → latents → rectified flow → new meshes.
+
+Lightning is imported by the two trainings only: it would cost every other step seconds.
+"""
 
 import hashlib
 import shutil
@@ -7,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data.export.mesh import write_mesh
 
 from configs.shape import ShapeConfig
-from data.checkpoint import WEIGHTS
-from data.datamodule import ItemDataModule
 from data.export.glb import from_glb
+from data.export.mesh import write_mesh
+from data.model_folder import WEIGHTS
 from data.shape import LatentSamples, ShapeSamples, preparation_key, prepare, write_latents
 from data.shape import Progress as Prepared
 from flows.domain import Domain
@@ -22,13 +24,10 @@ from flows.steps.shape_evaluation import evaluate
 from flows.steps.shape_import import import_triposg
 from flows.steps.shape_networks import decode_solid, encode_solid, load_flow, load_vae
 from flows.steps.shape_report import report
-from flows.steps.training import train
 from flows.tracking import tracked
-from modules.shape.flow_training import ShapeFlowTraining, latent_statistics
 from modules.shape.sampling import sample_latents
 from modules.shape.transformer import ShapeTransformerConfig
 from modules.shape.vae import ShapeVAEConfig
-from modules.shape.vae_training import ShapeVAETraining
 
 SHOWN = 8
 """Sample meshes sent to W&B."""
@@ -62,11 +61,14 @@ def prepare_meshes(run: Run) -> None:
 
 def train_vae(run: Run) -> None:
     """Train the autoencoder on the samples."""
+    from data.datamodule import ItemDataModule
+    from flows.steps.training import train
+
     config: ShapeConfig = run.config
     vae = config.vae
     samples = ShapeSamples(run.data_file, vae.draw)
     data = ItemDataModule(samples, config.split, vae.trainer.batch_size, config.seed, vae.trainer.workers)
-    train(run, "vae", lambda: ShapeVAETraining(vae, seed=config.seed), data, vae.trainer, network=vae.network)
+    train(run, "vae", lambda: vae.build(config.seed), data, vae.trainer, network=vae.network)
 
 
 def latents_file(run: Run) -> Path:
@@ -92,6 +94,10 @@ def encode(run: Run) -> None:
 
 def train_flow(run: Run) -> None:
     """Train the velocity network on the latents."""
+    from data.datamodule import ItemDataModule
+    from flows.steps.training import train
+    from modules.shape.flow_training import ShapeFlowTraining, latent_statistics
+
     config: ShapeConfig = run.config
     flow = config.flow
     latents, means = LatentSamples(latents_file(run)), LatentSamples(latents_file(run), draw=False)

@@ -12,10 +12,10 @@ from scipy.spatial import cKDTree
 
 from configs.shape import ShapeConfig
 from data.batch import TriangleMesh
-from data.datamodule import split_items
 from data.export.glb import from_glb
 from data.export.mesh import is_closed, write_mesh
 from data.shape import ShapeSamples
+from data.splits import split_items
 from flows.progress import Progress
 from flows.run import Run, write_json
 from flows.steps.shape_networks import decode_solid, encode_solid, load_vae

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import TriangleMesh
-from data.datamodule import sample_seed
 from data.shape import ShapeSamples
+from data.splits import sample_seed
 from flows.models import load_model
 from flows.run import Run
 from modules.geometry.surface import ExtractionConfig, extract_surface

@@ -22,8 +22,8 @@ from data.checkpoint import (
     checkpoint_step,
     ema_callback,
     newest_valid,
-    write_model,
 )
+from data.model_folder import write_model
 from flows.progress import Progress
 from flows.run import Interrupted, Run
 from flows.tracking import Metrics, Tracker, tracked

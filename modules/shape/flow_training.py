@@ -1,7 +1,6 @@
 """Training of the velocity network on the latents of the shape VAE."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,42 +9,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from data.batch import LatentBatch
-from data.errors import ConfigError, PenstockError
+from data.errors import PenstockError
 from modules.geometry.manifold import Euclidean
-from modules.layers.optimization import OptimizerConfig
 from modules.layers.random import rand_per_sample, randn_per_sample
-from modules.shape.transformer import ShapeTransformerConfig
-from modules.transport.objective import VelocityMatching, Weighting
+from modules.shape.training_config import ShapeFlowTrainingConfig
+from modules.transport.objective import VelocityMatching
 from modules.transport.path import GeodesicPath
-from modules.transport.time_sampling import TimeSamplingConfig
 
 NOISE_STREAM, TIME_STREAM, DROPOUT_STREAM = 11, 12, 13
 """Separate draws of different purpose from the seed of one sample."""
 DRAW_STRIDE = 100
 """Distance between the streams of repeated draws for one sample in validation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeFlowTrainingConfig:
-    """What to train and how; sizes default to the published model, so set them."""
-
-    network: ShapeTransformerConfig = field(default_factory=ShapeTransformerConfig)
-    times: TimeSamplingConfig = field(default_factory=TimeSamplingConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    weighting: Weighting = "uniform"
-    condition_dropout: float = 0.1
-    """Share of samples trained without their condition, which guidance needs."""
-    validation_draws: int = 4
-    """Pairs of noise and time per validation sample; more of them make its loss smoother."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.condition_dropout <= 1:
-            raise ConfigError(f"condition_dropout is a share in [0, 1], got {self.condition_dropout}.")
-        if self.validation_draws < 1:
-            raise ConfigError(f"validation_draws must be at least 1, got {self.validation_draws}.")
-
-    def build(self) -> "ShapeFlowTraining":
-        return ShapeFlowTraining(self)
 
 
 class ShapeFlowTraining(LightningModule):

@@ -1,6 +1,5 @@
 """Training of the shape VAE: truncated distances, surface normals, eikonal equation, KL (Li et al. 2025, TripoSG)."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,68 +9,12 @@ from lightning import LightningModule
 from torch import Tensor
 
 from data.batch import SurfaceBatch
-from data.errors import ConfigError
-from modules.layers.optimization import OptimizerConfig
 from modules.layers.random import randn_per_sample
-from modules.shape.initialisation import LocalInitialisation
-from modules.shape.vae import DecodedLatents, Posterior, ShapeVAE, ShapeVAEConfig
+from modules.shape.training_config import ShapeVAETrainingConfig
+from modules.shape.vae import DecodedLatents, Posterior, ShapeVAE
 
 POSTERIOR_STREAM = 1
 """Stream of a sample's seed from which the posterior noise is drawn."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeVAELossConfig:
-    """Weights of the terms of the loss."""
-
-    near: float = 1.0
-    """L1 + L2 of the truncated distance at points near the surface."""
-    volume: float = 1.0
-    """The same at points uniform in the cube."""
-    normal: float = 0.0
-    """1 - cosine of the field's gradient and the surface normal, on the surface."""
-    eikonal: float = 0.0
-    """Squared deviation of the gradient's length from 1, in units of distance, on the surface."""
-    gradient_from: float = 0.0
-    """Share of the training after which the normal and eikonal terms begin; they double the cost of a step."""
-    gradient_every: int = 1
-    """Steps from one use of these terms to the next."""
-    gradient_points: int = 0
-    """Surface points per shape for these terms; 0: all that the batch has."""
-    kl: float = 1e-3
-    """KL divergence from the standard normal in nats, mean over all latent elements."""
-    one_sided: bool = True
-    """Beyond the truncation only the sign and the size ±1 are asked for, not the flat value: no error where the field
-    is further out than its clipped target."""
-
-    def __post_init__(self) -> None:
-        for name in ("near", "volume", "normal", "eikonal", "kl"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"loss weight '{name}' must not be negative, got {getattr(self, name)}.")
-        if not 0 <= self.gradient_from <= 1:
-            raise ConfigError(f"gradient_from is a share of the training in [0, 1], got {self.gradient_from}.")
-        if self.gradient_every < 1:
-            raise ConfigError(f"gradient_every must be at least 1 step, got {self.gradient_every}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeVAETrainingConfig:
-    """The network, how it starts, what it is trained on, and with which optimizer."""
-
-    network: ShapeVAEConfig = field(default_factory=lambda: ShapeVAEConfig(truncation=0.2))
-    initialisation: LocalInitialisation | None = field(default_factory=LocalInitialisation)
-    """None: the default of each layer."""
-    loss: ShapeVAELossConfig = field(default_factory=ShapeVAELossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-
-    def __post_init__(self) -> None:
-        if self.network.truncation is None:
-            raise ConfigError(
-                "training needs network.truncation, the distance at which targets are clipped, in cube units; try 0.2."
-            )
-
-    def build(self, seed: int = 0) -> "ShapeVAETraining":
-        return ShapeVAETraining(self, seed)
 
 
 class ShapeVAETraining(LightningModule):

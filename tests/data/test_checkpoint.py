@@ -26,10 +26,9 @@ from data.checkpoint import (
     load_checkpoint,
     load_training_weights,
     newest_valid,
-    read_model,
-    write_model,
 )
 from data.errors import CheckpointError
+from data.model_folder import read_model, write_model
 from tests.data.toy_training import Regression, data, trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.checkpoint import load_checkpoint
-from data.datamodule import ItemDataModule, SplitConfig, epoch_order, sample_seed, split_items, split_of
+from data.datamodule import ItemDataModule, epoch_order
 from data.errors import CheckpointError, ConfigError
+from data.splits import SplitConfig, sample_seed, split_items, split_of
 from tests.data.toy_training import Points, Regression, data, trainer
 
 IDS = [f"item-{i}" for i in range(4000)]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.checkpoint import AtomicCheckpointIO, RollingCheckpoint, ema_callback
-from data.datamodule import ItemDataModule, SplitConfig
+from data.datamodule import ItemDataModule
+from data.splits import SplitConfig
 
 
 @dataclass(frozen=True)

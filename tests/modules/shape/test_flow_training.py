@@ -12,8 +12,9 @@ from data.batch import LatentBatch
 from data.errors import ConfigError, PenstockError
 from modules.layers.optimization import OptimizerConfig
 from modules.layers.random import mix, randn_per_sample
-from modules.shape.flow_training import NOISE_STREAM, ShapeFlowTraining, ShapeFlowTrainingConfig, latent_statistics
+from modules.shape.flow_training import NOISE_STREAM, ShapeFlowTraining, latent_statistics
 from modules.shape.sampling import LatentSamplingConfig, sample_latents
+from modules.shape.training_config import ShapeFlowTrainingConfig
 from modules.shape.transformer import ShapeTransformerConfig
 
 TOKENS, CHANNELS = 4, 3

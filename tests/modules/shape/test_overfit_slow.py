@@ -17,8 +17,8 @@ from modules.geometry.surface import ExtractionConfig, extract_surface
 from modules.layers.optimization import OptimizerConfig
 from modules.layers.random import generator, mix
 from modules.shape.initialisation import LocalInitialisation
+from modules.shape.training_config import ShapeVAELossConfig, ShapeVAETrainingConfig
 from modules.shape.vae import ShapeVAE, ShapeVAEConfig
-from modules.shape.vae_training import ShapeVAELossConfig, ShapeVAETrainingConfig
 
 MESHES = Path(__file__).resolve().parents[4] / "shared" / "datasets" / "meshes"
 NAMES = ("spot.obj", "rounded_cube.obj", "featuretype.stl", "quadknot.obj")

@@ -13,8 +13,9 @@ from data.batch import SurfaceBatch
 from data.errors import ConfigError
 from modules.layers.optimization import OptimizerConfig
 from modules.shape.initialisation import LocalInitialisation
+from modules.shape.training_config import ShapeVAELossConfig, ShapeVAETrainingConfig
 from modules.shape.vae import ShapeVAEConfig
-from modules.shape.vae_training import ShapeVAELossConfig, ShapeVAETraining, ShapeVAETrainingConfig
+from modules.shape.vae_training import ShapeVAETraining
 
 MAJOR, MINOR = 0.6, 0.3
 """Radii of the torus about the z axis."""

@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from configs.toy import ToyConfig
-from data.datamodule import ItemDataModule, SplitConfig
+from data.datamodule import ItemDataModule
+from data.splits import SplitConfig
 from data.toy import POINTS, Points, write_circle
 from flows.domain import Domain
 from flows.models import load_model
