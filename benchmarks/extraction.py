@@ -157,7 +157,7 @@ def main() -> None:
         return
     print(
         f"{'solid':8} {'cells':>5} {'field':14} {'dense asks':>12} {'octree':>10} {'fewer':>10} {'CPU':>10} "
-        f"{'memory':>9} {'MiB d.':>7} {'MiB o.':>7} {'err d.':>9} {'err o.':>9} {'faces':>10}   (err: largest, in cells)"
+        f"{'memory':>9} {'MiB d.':>7} {'MiB o.':>7} {'err d.':>9} {'err o.':>9} {'faces':>10}   err: cells"
     )
     for resolution in options.resolutions:
         for solid in SOLIDS:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 # Corner c of a cell sits at (c & 1, c >> 1 & 1, c >> 2 & 1).
-CORNERS: Int[np.ndarray, "8 3"] = np.array([[c & 1, c >> 1 & 1, c >> 2 & 1] for c in range(8)])
+CORNERS: Int[np.ndarray, "8 3"] = np.array([[c & 1, c >> 1 & 1, c >> 2 & 1] for c in range(8)], dtype=np.int32)
 # The twelve edges as (lower corner, axis); an edge runs from its lower corner in the direction of its axis.
 EDGES: tuple[tuple[int, int], ...] = tuple((c, axis) for axis in range(3) for c in range(8) if not c >> axis & 1)
 # The six faces, corners counter-clockwise seen from outside the cell; order: -x, +x, -y, +y, -z, +z.
@@ -31,6 +31,9 @@ FACES: tuple[tuple[int, int, int, int], ...] = (
     (0, 2, 3, 1),
     (4, 5, 7, 6),
 )
+
+# Cells turned into triangles at a time.
+_BLOCK = 1 << 14
 
 CLEARANCE = 2.0**-8
 """A vertex keeps this part of an edge between itself and either end, so that a corner value of exactly zero (where
@@ -134,14 +137,16 @@ def triangle_table() -> TriangleTable:
             assert np.isfinite(cost), f"pattern {inside}: cycle {cycle} has no cut without a diagonal in a face"
             triangles += cut
         rows.append(triangles)
-    counts = np.array([len(row) for row in rows])
+    counts = np.array([len(row) for row in rows], dtype=np.int32)
     return TriangleTable(
-        counts, np.cumsum(counts) - counts, np.array([triangle for row in rows for triangle in row], dtype=np.int64)
+        counts,
+        (np.cumsum(counts) - counts).astype(np.int32),
+        np.array([triangle for row in rows for triangle in row], dtype=np.int32),
     )
 
 
 class CrossedEdges(NamedTuple):
-    """Where the surface crosses the grid: one row per crossed grid edge, in ascending order of (corner, axis)."""
+    """Where the surface crosses the grid: one row per crossed grid edge, in ascending order of (axis, z, y, x)."""
 
     corners: Int[np.ndarray, "vertex 3"]
     """Grid index of the lower end."""
@@ -165,33 +170,42 @@ def march(
     `cells` are distinct grid indices of lower corners, all below `size`; `values` the field at their corners in the
     order of CORNERS, negative inside. Closed where every cell across a face with a change of sign is also in `cells`.
     """
-    table = triangle_table()
     inside = values < 0
-    patterns = sign_patterns(values)
-    bases = (cells.astype(np.int64) @ np.array([1, size, size * size])) * 3
     strides = np.array([1, size, size * size])
+    bases = cells @ strides
 
-    edge_keys = []  # key of a grid edge: 3 * (flat index of its lower corner) + axis
-    for corner, axis in EDGES:
-        crossed = inside[:, corner] != inside[:, corner | 1 << axis]
-        edge_keys.append(bases[crossed] + (3 * int(CORNERS[corner] @ strides) + axis))
-    vertices = distinct(np.concatenate(edge_keys))
-
+    crossings: list[CrossedEdges] = []
     numbers = np.empty((len(cells), len(EDGES)), dtype=np.int32)
-    low, high = np.empty((2, len(vertices)), dtype=values.dtype)
-    for edge, (corner, axis) in enumerate(EDGES):
-        crossed = np.flatnonzero(inside[:, corner] != inside[:, corner | 1 << axis])
-        number = np.searchsorted(vertices, edge_keys[edge])
-        numbers[crossed, edge] = number
-        low[number] = values[crossed, corner]
-        high[number] = values[crossed, corner | 1 << axis]
+    first = 0
+    for axis in range(3):
+        ends = {edge: (low, low | 1 << axis) for edge, (low, along) in enumerate(EDGES) if along == axis}
+        owners = {edge: np.flatnonzero(inside[:, low] != inside[:, high]) for edge, (low, high) in ends.items()}
+        # An edge is named by the flat index of its lower corner.
+        names = {edge: bases[owners[edge]] + CORNERS[low] @ strides for edge, (low, _) in ends.items()}
+        distinct_names = distinct(np.concatenate(list(names.values())))
+        low_values, high_values = np.empty((2, len(distinct_names)), dtype=values.dtype)
+        for edge, (low, high) in ends.items():
+            number = np.searchsorted(distinct_names, names[edge])
+            numbers[owners[edge], edge] = first + number
+            low_values[number] = values[owners[edge], low]
+            high_values[number] = values[owners[edge], high]
+        corners = np.stack([distinct_names // stride % size for stride in strides], axis=1).astype(np.int32)
+        crossings.append(CrossedEdges(corners, np.full(len(corners), axis), low_values, high_values))
+        first += len(distinct_names)
+    edges = CrossedEdges(*(np.concatenate(columns) for columns in zip(*crossings, strict=True)))
+    return edges, _triangles(sign_patterns(values), numbers)
 
-    counts = table.counts[patterns]
-    owners = np.repeat(np.arange(len(cells)), counts)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    triangles = table.triangles[table.starts[patterns[owners]] + within]
-    faces = numbers[owners[:, None], triangles]
 
-    flat, axes = np.divmod(vertices, 3)
-    corners = np.stack([flat % size, flat // size % size, flat // (size * size)], axis=1)
-    return CrossedEdges(corners, axes, low, high), faces
+def _triangles(patterns: UInt8[np.ndarray, " cell"], numbers: Int[np.ndarray, "cell 12"]) -> Int[np.ndarray, "face 3"]:
+    """The triangles of each cell in turn, `numbers` saying which vertex lies on each of its crossed edges."""
+    table = triangle_table()
+    totals = np.concatenate([[0], np.cumsum(table.counts[patterns])])
+    faces = np.empty((totals[-1], 3), dtype=np.int32)
+    for start in range(0, len(patterns), _BLOCK):
+        block = patterns[start : start + _BLOCK]
+        begins = totals[start : start + len(block) + 1]
+        owners = np.repeat(np.arange(len(block)), table.counts[block])
+        within = np.arange(begins[0], begins[-1]) - begins[owners]
+        triangles = table.triangles[table.starts[block[owners]] + within]
+        faces[begins[0] : begins[-1]] = numbers[start + owners[:, None], triangles]
+    return faces

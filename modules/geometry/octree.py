@@ -23,7 +23,7 @@ _CHILD_CORNERS = np.array([[(child + corner) @ (1, 3, 9) for corner in CORNERS] 
 _SAMPLES = (np.array(list(product(range(4), repeat=3))) + 0.5) / 4
 _REACH = np.linalg.norm(_SAMPLES[:, None] - CORNERS, axis=-1) + np.sqrt(3) / 8
 # Cells handled at a time where a step needs a wide intermediate.
-_BLOCK = 1 << 17
+_BLOCK = 1 << 14
 
 Index = Int[np.ndarray, "cell 3"]
 CornerField = Float[np.ndarray, "cell 8"]
@@ -52,7 +52,7 @@ class CornerValues:
 
         With `clip`, corners beyond the box fall on its boundary.
         """
-        reach = cells[:, :, None] + step * np.arange(points)
+        reach = cells[:, :, None] + step * np.arange(points, dtype=np.int32)
         if clip:
             reach = np.minimum(reach, self.resolution + 1)
         x, y, z = (reach[:, axis] * stride for axis, stride in enumerate(self._strides))
@@ -60,7 +60,10 @@ class CornerValues:
 
     def index(self, keys: Int[np.ndarray, " key"]) -> Int[np.ndarray, "key 3"]:
         """The grid index of each key."""
-        return np.stack([keys % self.size, keys // self.size % self.size, keys // self.size**2], axis=1)
+        index = np.empty((len(keys), 3), dtype=np.int32)
+        for axis, stride in enumerate(self._strides):
+            index[:, axis] = keys // stride % self.size
+        return index
 
     def in_box(self, keys: Int[np.ndarray, " key"]) -> Bool[np.ndarray, " key"]:
         """Whether a corner lies in the box and not in the layer around it."""
@@ -155,6 +158,7 @@ class Octree:
     ) -> tuple[Index, CornerField, int]:
         """The cells with all others that the surface runs on into on the finest grid, and how many queries this took.
 
+        In the order in which a dense grid would list them. A cell inside a solid that touches the box only caps it.
         Wherever a face between two cells has corners of both signs, both cells are there in the end: so the mesh is
         closed, and a part that the coarse levels overlooked is found when it is connected with one that they saw.
         """
@@ -164,24 +168,18 @@ class Octree:
         mixed = _mixed(values)
         cells, values = cells[mixed], values[mixed]
         visited = np.sort(self.corners.keys(cells))
-        found = [(cells, values)]
         queries = 0
         while len(cells):
-            keys = self._across_faces(cells, values)
-            places = np.searchsorted(visited, keys)
-            new = visited[np.minimum(places, len(visited) - 1)] != keys
-            keys = keys[new]
-            visited = np.insert(visited, places[new], keys)
+            keys = self._across_faces(cells, values, visited)
+            visited = np.insert(visited, np.searchsorted(visited, keys), keys)
             cells = self.corners.index(keys)
             queries += self.corners.learn(distinct(self.corners.block_keys(cells, 1, 2, clip=False)))
             values = self._outer_values(cells)
-            found.append((cells, values))
-        cells, values = np.concatenate([c for c, _ in found]), np.concatenate([v for _, v in found])
-        order = np.argsort(self.corners.keys(cells))  # as a dense grid would list them
-        return cells[order], values[order], queries
+        cells = self.corners.index(visited)
+        return cells, self._outer_values(cells), queries
 
     def _coarsest(self, step: int) -> tuple[Index, CornerField, Float[np.ndarray, " cell"], Level]:
-        starts = np.arange(1, self.resolution + 1, step)
+        starts = np.arange(1, self.resolution + 1, step, dtype=np.int32)
         grid = np.stack(np.meshgrid(starts, starts, starts, indexing="ij"), axis=-1)
         cells = grid.reshape(-1, 3)
         queries = sum(self.corners.learn(distinct(self.corners.block_keys(b, step, 2))) for b in _blocks(cells))
@@ -247,10 +245,12 @@ class Octree:
                 behind.append(cells[applies] + outwards)
         return np.concatenate(behind)
 
-    def _across_faces(self, cells: Index, values: CornerField) -> Int[np.ndarray, " key"]:
-        """Keys of the cells on the other side of each face with corners of both signs, ascending."""
+    def _across_faces(
+        self, cells: Index, values: CornerField, visited: Int[np.ndarray, " visited"]
+    ) -> Int[np.ndarray, " key"]:
+        """Keys, ascending, of the cells not yet visited on the other side of faces with corners of both signs."""
         patterns = sign_patterns(values)
-        keys = []
+        found = []
         for number, face in enumerate(FACES):
             mask = sum(1 << corner for corner in face)
             crossed = (patterns & mask != 0) & (patterns & mask != mask)
@@ -258,12 +258,17 @@ class Octree:
             beyond[:, number // 2] += 1 if number % 2 else -1
             if not self.closed:
                 beyond = beyond[((beyond >= 1) & (beyond <= self.resolution)).all(axis=1)]
-            keys.append(self.corners.keys(beyond))
-        return distinct(np.concatenate(keys))
+            keys = self.corners.keys(beyond)
+            found.append(keys[visited[np.minimum(np.searchsorted(visited, keys), len(visited) - 1)] != keys])
+        return distinct(np.concatenate(found))
 
     def _outer_values(self, cells: Index) -> CornerField:
         """Values at the corners of cells of the finest grid that may lie in the layer around the box."""
-        return self.corners.at(self.corners.block_keys(cells, 1, 2, clip=False))
+        values = np.empty((len(cells), 8), dtype=np.float32)
+        for start in range(0, len(cells), _BLOCK):
+            block = cells[start : start + _BLOCK]
+            values[start : start + _BLOCK] = self.corners.at(self.corners.block_keys(block, 1, 2, clip=False))
+        return values
 
 
 def _blocks(array: np.ndarray) -> list[np.ndarray]:
@@ -287,4 +292,4 @@ def _variation(values: CornerField) -> Float[np.ndarray, " cell"]:
 
 
 def _nothing() -> tuple[Index, CornerField, Float[np.ndarray, " cell"]]:
-    return np.empty((0, 3), dtype=np.int64), np.empty((0, 8), dtype=np.float32), np.empty(0, dtype=np.float32)
+    return np.empty((0, 3), dtype=np.int32), np.empty((0, 8), dtype=np.float32), np.empty(0, dtype=np.float32)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.batch import TriangleMesh
@@ -16,6 +16,10 @@ from modules.geometry.octree import CornerValues, Level, Octree
 
 Field = Callable[[Tensor], Tensor]
 """Points float32 [Q, 3] in the box → values [Q], positive outside, zero on the surface, in any unit."""
+
+
+FAR = 1e30
+"""Larger magnitudes, infinity among them, count as this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,13 @@ def extract_surface(
     """
     axis = (config.bound * (2 * np.arange(config.resolution + 1) / config.resolution - 1)).astype(np.float32)
 
-    def ask_points(points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, " point"]:
-        return _ask(field, points, config.chunk, device)
+    def ask_corners(index: Int[np.ndarray, "point 3"]) -> Float[np.ndarray, " point"]:
+        return _ask(field, lambda part: axis[index[part] - 1], len(index), config.chunk, device)
 
-    corners = CornerValues(lambda index: ask_points(axis[index - 1]), config.resolution)
+    def ask_points(points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, " point"]:
+        return _ask(field, lambda part: points[part], len(points), config.chunk, device)
+
+    corners = CornerValues(ask_corners, config.resolution)
     octree = Octree(corners, coarse=config.coarse, safety=config.safety, closed=config.closed)
     cells, values, levels = octree.refine()
     # Inside at every question: a field without a surface, not a solid that fills the box and wants capping.
@@ -119,27 +126,32 @@ def extract_surface(
 
 
 def _ask(
-    field: Field, points: Float[np.ndarray, "point 3"], chunk: int, device: torch.device | str
+    field: Field,
+    points_at: Callable[[slice], Float[np.ndarray, "point 3"]],
+    count: int,
+    chunk: int,
+    device: torch.device | str,
 ) -> Float[np.ndarray, " point"]:
-    """The field's values in float32, infinities replaced by the largest finite numbers."""
-    values = np.empty(len(points), dtype=np.float32)
+    """The field's values in float32, kept within FAR so that infinities and their differences can be computed with."""
+    values = np.empty(count, dtype=np.float32)
     with torch.no_grad():
-        for start in range(0, len(points), chunk):
-            asked = torch.from_numpy(points[start : start + chunk]).to(device)
-            answer = field(asked)
-            if answer.shape != (len(asked),):
+        for start in range(0, count, chunk):
+            part = slice(start, min(start + chunk, count))
+            points = points_at(part)
+            answer = field(torch.from_numpy(points).to(device))
+            if answer.shape != (len(points),):
                 raise PenstockError(
-                    f"the field must return one value per point: for points {tuple(asked.shape)} it should have "
-                    f"returned shape ({len(asked)},), it returned {tuple(answer.shape)}; squeeze or reshape its result."
+                    f"the field must return one value per point: for points {points.shape} it should have "
+                    f"returned shape ({len(points)},), it returned {tuple(answer.shape)}; reshape its result."
                 )
-            values[start : start + chunk] = answer.detach().to("cpu", torch.float32).numpy()
-            bad = np.flatnonzero(np.isnan(values[start : start + chunk]))
+            values[part] = answer.detach().to("cpu", torch.float32).numpy()
+            bad = np.flatnonzero(np.isnan(values[part]))
             if len(bad):
                 raise PenstockError(
-                    f"the field must return numbers, it returned NaN at {len(bad)} of {len(asked)} points, first at "
-                    f"{points[start + bad[0]].tolist()}; check the weights and the latents that it was built from."
+                    f"the field must return numbers, it returned NaN at {len(bad)} of {len(points)} points, first at "
+                    f"{points[bad[0]].tolist()}; check the weights and the latents that it was built from."
                 )
-    return np.nan_to_num(values, copy=False)
+    return np.clip(values, -FAR, FAR)
 
 
 def _place(
@@ -164,6 +176,8 @@ def _find_roots(
 ) -> tuple[Float[np.ndarray, " vertex"], int]:
     """Parts of the edges at which the field is zero, and the number of questions: the regula falsi in the Illinois
     form, which keeps the bracket and halves the value of an end that stays (Dowell and Jarratt 1971)."""
+    if not steps:
+        return edges.fractions(), 0
     rows = np.arange(len(edges.axes))
     in_box = (edges.corners[rows, edges.axes] >= 1) & (edges.corners[rows, edges.axes] < len(axis))
     inner = CrossedEdges(*(column[in_box] for column in edges))
