@@ -125,9 +125,10 @@ class Octree:
     A cell is divided when its corners differ in sign, when it is a neighbour of such a cell on the coarsest level, or
     when the measured variation of the field says that it may hide a part thinner than itself: with w the largest
     variation over one cell edge (Euclidean over the axes; of this cell, of its parents, and of the neighbours on the
-    coarsest level), some point of the cell is farther than |v| / w from each corner, in cell edges. On a distance this
-    test excludes nothing that the surface enters. It knows ratios only, so any scale of the field will do; where a
-    field is clipped or saturated, w is too small, and parts thinner than a coarse cell that are not connected with
+    coarsest level), some point of the cell is farther than |v| / w from each corner, in cell edges. Where w is
+    not below the true slope, as on distances except on their ridges, this test excludes no cell that the surface
+    enters. It knows ratios only, so any scale of the field will do; where a field is
+    clipped or saturated, w is too small, and parts thinner than a coarse cell that are not connected with
     anything found can be missed. What is connected on the finest grid is found by `follow`.
     """
 

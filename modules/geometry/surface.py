@@ -35,7 +35,7 @@ class ExtractionConfig:
     """Most points in one question to the field; bounds the field's memory."""
     safety: float = 1.0
     """How far to trust the measured variation of the field when deciding that a cell without a change of sign is empty:
-    1 is exact for distances, larger asks more, 0 looks at signs alone."""
+    1 suits distances, larger asks more, 0 looks at signs alone."""
     root_steps: int = 0
     """Questions per vertex that move it from the straight line's zero to the field's own along its grid edge. Worth
     2 to 4 where the field is far from linear within a cell (clipped, saturated, steep)."""
