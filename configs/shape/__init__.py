@@ -7,6 +7,7 @@ from data.shape import PrepareConfig, ShapeSamplesConfig
 from data.splits import SplitConfig
 from data.synthetic.shape import SyntheticShapesConfig
 from modules.geometry.surface import ExtractionConfig
+from modules.shape.image import ImageEncoderConfig
 from modules.shape.sampling import LatentSamplingConfig
 from modules.shape.training_config import ShapeFlowTrainingConfig, ShapeVAETrainingConfig
 from modules.shape.transformer import ShapeTransformerConfig
@@ -20,6 +21,15 @@ class VAESection(ShapeVAETrainingConfig):
 
     draw: ShapeSamplesConfig = field(default_factory=ShapeSamplesConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSection:
+    """Pictures as the condition of the velocity network, for `flow.network.condition_width` channels."""
+
+    folder: str | None = None
+    """One picture per item, named after it; null trains without pictures."""
+    encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +49,8 @@ class SampleSection(LatentSamplingConfig, SampleConfig):
     extraction: ExtractionConfig = field(default_factory=lambda: ExtractionConfig(resolution=128))
     label: int | None = None
     """Class of all samples, for a network with classes."""
+    image: str | None = None
+    """Picture of what all samples should be, for a network trained with pictures."""
 
     def __post_init__(self) -> None:
         LatentSamplingConfig.__post_init__(self)
@@ -86,6 +98,7 @@ class ShapeConfig(RunConfig):
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     vae: VAESection = field(default_factory=VAESection)
+    images: ImageSection = field(default_factory=ImageSection)
     flow: FlowSection = field(default_factory=FlowSection)
     sample: SampleSection = field(default_factory=SampleSection)
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
@@ -98,4 +111,9 @@ class ShapeConfig(RunConfig):
             raise ValueError(
                 f"both networks share the latents: set flow.network.latent_channels to vae.network.latent_channels "
                 f"({ours}), got {theirs}."
+            )
+        if (self.images.folder or self.sample.image) and self.flow.network.condition_width is None:
+            raise ValueError(
+                "pictures need a network that reads them: set flow.network.condition_width to the channels of the "
+                "image encoder (1024 for facebook/dinov2-large), got null."
             )

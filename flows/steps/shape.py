@@ -20,6 +20,7 @@ from data.shape import Progress as Prepared
 from flows.domain import Domain
 from flows.progress import Progress
 from flows.run import Run
+from flows.steps.shape_condition import image_tokens, item_condition
 from flows.steps.shape_evaluation import evaluate
 from flows.steps.shape_import import import_triposg
 from flows.steps.shape_networks import decode_solid, encode_solid, load_flow, load_vae
@@ -80,12 +81,13 @@ def encode(run: Run) -> None:
     config: ShapeConfig = run.config
     vae = load_vae(run)
     samples = ShapeSamples(run.data_file, config.vae.draw)
+    condition = item_condition(config, samples.ids)
     progress = Progress("encode", len(samples), "objects")
 
     def items() -> Iterator[tuple[str, dict[str, Any]]]:
         for k, item_id in enumerate(samples.ids):
             mean, logvar = encode_solid(vae, samples, k, config.seed)
-            yield item_id, {"mean": mean, "logvar": logvar, "label": np.int32(samples.label(k))}
+            yield item_id, {"mean": mean, "logvar": logvar, "label": np.int32(samples.label(k)), **condition(item_id)}
             progress.update(k + 1)
 
     weights = hashlib.sha256((run.model("vae") / WEIGHTS).read_bytes()).hexdigest()
@@ -124,6 +126,7 @@ def sample(run: Run) -> None:
         seed=config.seed,
         indices=range(wanted.count),
         tokens=config.vae.network.tokens,
+        condition=image_tokens(config, wanted.image, wanted.count),
         labels=None if wanted.label is None else [wanted.label] * wanted.count,
         progress=progress.update,
     )

@@ -84,7 +84,7 @@ class ImageEncoder(nn.Module):
         return int(self.network.config.hidden_size)
 
     @torch.no_grad()
-    def forward(self, pictures: Sequence[UInt8[np.ndarray, "height width 4"]]) -> Float[Tensor, "image token width"]:
+    def forward(self, pictures: Sequence[UInt8[np.ndarray, "height width 4"]]) -> Float[Tensor, "image token channel"]:
         """Tokens of each picture; 1 + (size / patch)^2 of them."""
         squares = [
             nn.functional.interpolate(
