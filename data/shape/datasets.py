@@ -1,7 +1,7 @@
 """Prepared shapes and latents as items that the data module draws samples from."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,21 +61,17 @@ class ShapeSamples:
     def __init__(self, path: Path, config: ShapeSamplesConfig | None = None, *, cache_bytes: int = 2**30) -> None:
         self.config = config or ShapeSamplesConfig()
         self._reader = Reader(path, SHAPE_SAMPLES)
+        self._stored = _Cache(self._read_points, cache_bytes)
         self.ids = self._reader.ids
         self.classes: tuple[str, ...] = tuple(json.loads(str(self._reader.attributes["classes"])))
         self.fingerprint = self._reader.fingerprint
-        self._cache: dict[int, dict[str, np.ndarray]] = {}
-        self._room = cache_bytes
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}
-
     def load(self, index: int, seed: int) -> ShapeSample:
         """One draw of the points of object `index`, a function of both arguments alone."""
-        stored, config = self._points(index), self.config
+        stored, config = self._stored[index], self.config
         rng = np.random.default_rng(seed)
         num_sharp = round(config.sharp_fraction * config.input_points) if len(stored["sharp"]) else 0
         # The normal loss must not see only the encoder's own input: one draw, cut in two.
@@ -122,15 +118,30 @@ class ShapeSamples:
         """What was done to the source mesh."""
         return str(self._reader.read(index, ["treatment"])["treatment"])
 
-    def _points(self, index: int) -> dict[str, np.ndarray]:
-        if index in self._cache:
-            return self._cache[index]
-        stored = self._reader.read(index, _POINTS)
-        size = sum(value.nbytes for value in stored.values())
+    def _read_points(self, index: int) -> dict[str, np.ndarray]:
+        return self._reader.read(index, _POINTS)
+
+
+class _Cache:
+    """Arrays of items, read once and kept as long as they fit; a copy in another process starts empty."""
+
+    def __init__(self, read: Callable[[int], dict[str, np.ndarray]], num_bytes: int) -> None:
+        self._read, self._room = read, num_bytes
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index in self._kept:
+            return self._kept[index]
+        stored = self._read(index)
+        size = sum(np.asarray(value).nbytes for value in stored.values())
         if size <= self._room:
             self._room -= size
-            self._cache[index] = stored
+            self._kept[index] = stored
         return stored
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = sum(np.asarray(value).nbytes for stored in self._kept.values() for value in stored.values())
+        return {**self.__dict__, "_kept": {}, "_room": self._room + kept}
 
 
 def _draw(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -153,21 +164,25 @@ class LatentSample:
 
 
 class LatentSamples:
-    """Encoded shapes; a sample is a draw from the posterior by its seed, or the mean with `draw=False`."""
+    """Encoded shapes; a sample is a draw from the posterior by its seed, or the mean with `draw=False`.
 
-    def __init__(self, path: Path, *, draw: bool = True) -> None:
+    Up to `cache_bytes` of what was read are kept in memory, per process.
+    """
+
+    def __init__(self, path: Path, *, draw: bool = True, cache_bytes: int = 2**30) -> None:
         self._reader = Reader(path, SHAPE_LATENTS)
         self._draw = draw
         self.ids = self._reader.ids
         self.classes: tuple[str, ...] = tuple(json.loads(str(self._reader.attributes["classes"])))
         self.fingerprint = self._reader.fingerprint
+        self._stored = _Cache(self._reader.read, cache_bytes)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def load(self, index: int, seed: int) -> LatentSample:
         """One latent of shape `index`, a function of both arguments alone."""
-        stored = self._reader.read(index)
+        stored = self._stored[index]
         latents = stored["mean"]
         if self._draw:
             noise = np.random.default_rng(seed).standard_normal(latents.shape, dtype=np.float32)
@@ -185,11 +200,6 @@ class LatentSamples:
             condition=torch.stack(conditions) if conditions else None,
             labels=torch.tensor([s.label for s in samples], dtype=torch.int64) if self.classes else None,
         )
-
-    def statistics(self) -> tuple[float, float]:
-        """(mean, standard deviation) of all posterior means together, for the flow's normalisation."""
-        means = np.stack([self._reader.read(k, ["mean"])["mean"] for k in range(len(self))]).astype(np.float64)
-        return float(means.mean()), float(means.std())
 
 
 def write_latents(
