@@ -30,9 +30,6 @@ ON_RUN = ("sample", "evaluate", "export", "report")
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a fault of ours, 2 a mistake to mend, 130 interrupted."""
     words = list(sys.argv[1:] if words is None else words)
-    # Read by OpenMP when torch is imported, here and in every child. Threads that spin while they wait cost up to three
-    # times the time on a machine that others use too, and gain little on an idle one: our networks are small.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     dotted, words = _dotted(words)
     parser = build_parser()
     arguments, rest = parser.parse_known_args(words)

@@ -243,6 +243,7 @@ class Run:
             self.record(step, seconds=record.seconds + time.time() - started, **changes)
 
         try:
+            _use_threads(self.config.threads)
             self.domain.steps[step](self)
         except (KeyboardInterrupt, Interrupted):
             ended(state=PENDING, error="interrupted")
@@ -259,6 +260,13 @@ class Run:
                 traceback.print_exc()
             raise
         ended(state=DONE)
+
+
+def _use_threads(count: int | None) -> None:
+    if count is not None:
+        import torch  # late: listing runs needs none of it
+
+        torch.set_num_threads(count)
 
 
 def user_message(error: BaseException) -> str | None:
