@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.provenance import hardware, usable_cores
 
 OPTIONAL = {
-    "ray": ("several machines, sweeps", "pip install 'ray[default,train,tune]'"),
+    "ray": ("several machines, sweeps", "pip install 'penstock[ray]'"),
     "transformers": ("image conditions (DINOv2)", "pip install 'penstock[vision]'"),
 }
 """Package → what it is for, and how to get it."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from data.errors import MeshError
 
-MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
+MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf", ".3mf", ".xaml", ".3dxml", ".dae")
 """File names that are taken for meshes; other files in a data folder are left alone."""
 
 
