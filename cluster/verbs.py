@@ -3,7 +3,8 @@
 import argparse
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from configs import load
 from data.errors import ConfigError, PenstockError
 from flows import workflow
 from flows.domain import TRAIN, Domain, load_domain
-from flows.run import DONE, Run, all_runs, create, find
+from flows.run import DONE, Run, all_runs, create, find, user_message
 from flows.tracking import requested_mode
 
 NEW_RUN_ONLY = ("preset", "data", "config", "seed", "name", "wandb")
@@ -30,7 +31,8 @@ def runs_dir(arguments: argparse.Namespace) -> Path:
 def do_run(arguments: argparse.Namespace) -> None:
     run = _new_run(arguments, arguments.domain)
     if run is not None:
-        workflow.drive(run)
+        with _withdrawn_on_a_mistake(run):
+            workflow.drive(run)
         _say_done(run)
 
 
@@ -95,6 +97,17 @@ def _new_run(arguments: argparse.Namespace, name: str) -> Run | None:
     return run
 
 
+@contextmanager
+def _withdrawn_on_a_mistake(run: Run) -> Iterator[None]:
+    """A new run that ends by a mistake of the user before any of its steps is finished leaves no directory behind."""
+    try:
+        yield
+    except Exception as error:
+        if user_message(error) is not None and not run.finished() and run.holder() is None:
+            shutil.rmtree(run.path)
+        raise
+
+
 def _shorthands(arguments: argparse.Namespace) -> dict[str, str]:
     found = {}
     if getattr(arguments, "count", None) is not None:
@@ -110,7 +123,8 @@ def _shorthands(arguments: argparse.Namespace) -> dict[str, str]:
 def do_prepare(arguments: argparse.Namespace) -> None:
     run = _new_run(arguments, arguments.domain)
     if run is not None:
-        _do_steps(run, "prepare")
+        with _withdrawn_on_a_mistake(run):
+            _do_steps(run, "prepare")
 
 
 def do_train(arguments: argparse.Namespace) -> None:
@@ -128,8 +142,9 @@ def do_train(arguments: argparse.Namespace) -> None:
     if trained and arguments.overrides:
         raise PenstockError(f"{trained[0]} is trained already in {run.name}. Start a new run with the new settings.")
     run.configure(arguments.overrides if arguments.run else {})
-    for part in chosen:
-        _do_steps(run, TRAIN + part)
+    with nullcontext() if arguments.run else _withdrawn_on_a_mistake(run):
+        for part in chosen:
+            _do_steps(run, TRAIN + part)
 
 
 def do_sample(arguments: argparse.Namespace) -> None:
@@ -162,7 +177,8 @@ def _on_run(arguments: argparse.Namespace, target: str | None) -> None:
     if target in load.domain_names() and not (runs_dir(arguments) / str(target)).exists():
         new = _new_run(arguments, str(target))
         if new is not None:
-            _do_steps(new, step)
+            with _withdrawn_on_a_mistake(new):
+                _do_steps(new, step)
         return
     changes = arguments.overrides | _shorthands(arguments)
     run = _existing(arguments, target, [step])

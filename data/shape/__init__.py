@@ -4,7 +4,7 @@ from data.shape.datasets import LatentSamples, ShapeSamples, ShapeSamplesConfig,
 from data.shape.item import PrepareConfig, prepare_item
 from data.shape.kinds import SHAPE_LATENTS, SHAPE_SAMPLES
 from data.shape.mesh_reading import SourceMesh, read_mesh
-from data.shape.preparation import Preparation, Progress, preparation_key, prepare
+from data.shape.preparation import Preparation, Progress, preparation_key, prepare, read_refused
 
 __all__ = [
     "SHAPE_LATENTS",
@@ -20,5 +20,6 @@ __all__ = [
     "prepare",
     "prepare_item",
     "read_mesh",
+    "read_refused",
     "write_latents",
 ]

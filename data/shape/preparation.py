@@ -196,14 +196,16 @@ def _finished(path: Path, key: str) -> Preparation | None:
         treatments = {item: str(reader.read(k, ["treatment"])["treatment"]) for k, item in enumerate(reader.ids)}
     except SchemaError:
         return None  # damaged or of an older version: prepared anew, the rename replaces it
-    refused = _read_refused(path.with_name("refused.csv"))
+    refused = read_refused(path)
     return Preparation(path, key, reader.ids, refused, treatments, reused=True)
 
 
-def _read_refused(path: Path) -> dict[str, str]:
-    if not path.exists():
+def read_refused(samples: Path) -> dict[str, str]:
+    """Reason by object, from the refused.csv beside a samples.h5."""
+    listed = samples.with_name("refused.csv")
+    if not listed.exists():
         return {}
-    with path.open(newline="") as file:
+    with listed.open(newline="") as file:
         return {row["object"]: row["reason"] for row in csv.DictReader(file)}
 
 

@@ -3,11 +3,14 @@
 import json
 from typing import Any
 
+from data.shape import ShapeSamples, read_refused
 from flows.report import Headline, Mesh, MeshGallery, MeshItem, Section, Table, report_of_run, write_report
 from flows.run import Run
 from modules.shape.metrics import METRICS
 
 SHOWN_SAMPLES = 12
+SHOWN_OBJECTS = 200
+"""Most repaired or refused objects listed; the rest is counted."""
 DEFINITIONS = (
     "Means over the held-out solids, lengths in units of the cube [-1, 1]³. The floor is what the true surface scores "
     "against itself under the same sampling: no reconstruction can do better."
@@ -21,6 +24,7 @@ def report(run: Run) -> None:
         *_galleries(run, evaluation),
         _reconstruction_table(evaluation["reconstruction"]),
         _samples_table(evaluation["samples"]),
+        *_preparation_table(run),
     ]
     summary = _summary(run, evaluation)
     page = report_of_run(run.path, sections, headlines=_headlines(evaluation), summary=summary, domain=run.domain_name)
@@ -69,7 +73,9 @@ def _galleries(run: Run, evaluation: dict[str, Any]) -> list[Section]:
     ]
     found: list[Section] = []
     if pairs:
-        found.append(MeshGallery(title="Reconstructions", items=pairs, note="Held-out solids, never trained on."))
+        held_out = evaluation["reconstruction"]["split"] != "train"
+        note = "Held-out solids, never trained on." if held_out else "Solids that were trained on: none are held out."
+        found.append(MeshGallery(title="Reconstructions", items=pairs, note=note))
     if drawn:
         found.append(MeshGallery(title="New samples", items=drawn, note="From noise through the rectified flow."))
     return found
@@ -83,6 +89,20 @@ def _reconstruction_table(reconstruction: dict[str, Any]) -> Table:
     ]
     columns = ("metric", "reconstruction", "floor", "better", "definition")
     return Table(title="Reconstruction", columns=columns, rows=rows, note=DEFINITIONS)
+
+
+def _preparation_table(run: Run) -> list[Section]:
+    """What was refused, with the reason, and what was repaired, and how; nothing where all went in as it was."""
+    samples = ShapeSamples(run.data_file)
+    rows = [(name, "refused", reason) for name, reason in read_refused(run.data_file).items()]
+    treatments = {item_id: samples.treatment(k) for k, item_id in enumerate(samples.ids)}
+    rows += [(item_id, "repaired", text) for item_id, text in treatments.items() if text != "as is"]
+    if not rows:
+        return []
+    more = f" {len(rows) - SHOWN_OBJECTS} more are not shown." if len(rows) > SHOWN_OBJECTS else ""
+    note = f"All other objects went in as they are.{more}"
+    columns = ("object", "outcome", "reason, or what was done")
+    return [Table(title="Repaired and refused", columns=columns, rows=rows[:SHOWN_OBJECTS], note=note)]
 
 
 def _samples_table(samples: dict[str, Any]) -> Table:

@@ -36,6 +36,7 @@ def test_a_missing_folder(penstock: Penstock, runs: Path, tmp_path: Path) -> Non
 def test_an_empty_folder(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert_one_message(prepared(penstock, tmp_path / "empty"), "empty", ".obj", "there are none")
+    assert not all_runs(runs)  # the run that could not begin is withdrawn
     assert not list(runs.glob("prepared/*/samples.h5"))
 
 
