@@ -13,6 +13,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"no benchmark named {', '.join(unknown)}. Available: {', '.join(AVAILABLE)}.")
     for name in names or AVAILABLE:
         print(f"\n== {name} ==", flush=True)
+        sys.argv = [name]  # each reads options of its own; here it gets none
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
 
 
