@@ -137,7 +137,9 @@ class ShapeTransformer(nn.Module):
                 raise PenstockError("labels were given to a network without classes: set `classes` in its config.")
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.config.classes:
                 raise PenstockError(
-                    f"labels must lie in 0 … {self.config.classes - 1}, got {int(labels.min())} … {int(labels.max())}."
+                    f"labels must lie in 0 … {self.config.classes - 1}, got {int(labels.min())} … {int(labels.max())}: "
+                    "set `classes` in the network's config to the number of classes of the data, and put every object "
+                    "into the folder of its class (-1 is an object without one)."
                 )
             parts.append(self.class_tokens(labels)[:, None])
         return torch.cat(parts, dim=1) if parts else None
