@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Annotated shapes and types are checked in tests only; in production a check would cost more than a small call itself.
@@ -19,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="numbers of the published implementations, one folder per domain (default: ../shared/golden)",
     )
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights that a test does not seed itself are the same in every run of it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
