@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -15,6 +15,38 @@ class TriangleMesh:
 
     vertices: Float[np.ndarray, "vertex 3"]
     faces: Int[np.ndarray, "face 3"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The backbone of one protein, of one chain or several; positions in ångström."""
+
+    atoms: Float[np.ndarray, "residue 4 3"]
+    """N, CA, C, O; zero where absent."""
+    present: Bool[np.ndarray, "residue 4"]
+    chain: Int[np.ndarray, " residue"]
+    """0-based, not decreasing."""
+    residue_index: Int[np.ndarray, " residue"]
+    """From 1 in each chain, increasing; a gap in it is a gap in the chain."""
+    residue_type: Int[np.ndarray, " residue"]
+    """Position in RESIDUE_TYPES; UNKNOWN where it is not known or was never chosen."""
+    motif: Bool[np.ndarray, " residue"] | None = None
+    """True where the residue was given and not generated."""
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @property
+    def resolved(self) -> Bool[np.ndarray, " residue"]:
+        """True where N, CA and C are present, which is what a frame needs."""
+        return self.present[:, :3].all(axis=1)
+
+
+RESIDUE_TYPES = (
+    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
+    "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL", "UNK",
+)  # fmt: skip
+UNKNOWN = len(RESIDUE_TYPES) - 1
 
 
 @dataclass(frozen=True)
@@ -64,3 +96,37 @@ class LatentBatch(Batch):
     """Condition tokens (image features), where the data has them."""
     labels: Int[Tensor, " batch"] | None = None
     """Class index of each shape, where the data has classes."""
+
+
+@dataclass(frozen=True)
+class BackboneBatch(Batch):
+    """Protein backbones padded to one length; positions in ångström."""
+
+    atoms: Float[Tensor, "batch residue 4 3"]
+    """N, CA, C, O; zero where absent."""
+    present: Bool[Tensor, "batch residue 4"]
+    """All False where padded."""
+    residue_index: Int[Tensor, "batch residue"]
+    """From 1; keeps the gaps of the numbering; 0 where padded."""
+    chain: Int[Tensor, "batch residue"]
+
+    @property
+    def resolved(self) -> Bool[Tensor, "batch residue"]:
+        """True where N, CA and C are present, which is what a frame needs."""
+        return self.present[..., :3].all(dim=-1)
+
+
+@dataclass(frozen=True)
+class FramePairBatch(Batch):
+    """Stored couplings of noise and sample, what a rectified flow learns from.
+
+    A frame is a unit quaternion (w, x, y, z) and a translation in ångström.
+    """
+
+    source: Float[Tensor, "batch residue 7"]
+    """Noise, t = 0."""
+    target: Float[Tensor, "batch residue 7"]
+    """Sample, t = 1."""
+    residue_index: Int[Tensor, "batch residue"]
+    resolved: Bool[Tensor, "batch residue"]
+    """False where padded."""

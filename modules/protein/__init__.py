@@ -1,0 +1,1 @@
+"""Rectified quaternion flow for protein backbones (Yue et al. 2025)."""
