@@ -140,13 +140,20 @@ class Tracker:
 
     def log_meshes(self, meshes: Mapping[str, Path]) -> None:
         """Mesh files (GLB, OBJ or STL) as 3D objects to turn in the browser."""
+        self._log_media("Object3D", meshes)
 
+    def log_molecules(self, molecules: Mapping[str, Path]) -> None:
+        """Structure files (PDB, mmCIF) as molecules to turn in the browser."""
+        self._log_media("Molecule", molecules)
+
+    def _log_media(self, kind: str, files: Mapping[str, Path]) -> None:
         def send() -> None:
             import wandb
 
-            self._run.log({name: wandb.Object3D(str(path)) for name, path in meshes.items()})
+            media = getattr(wandb, kind)
+            self._run.log({name: media(str(path)) for name, path in files.items()})
 
-        if self._run is not None and meshes:
+        if self._run is not None and files:
             self._guard(send)
 
     def log_files(self, name: str, kind: str, folder: Path) -> None:

@@ -21,29 +21,33 @@ class Preview:
     """A decimated, quantised mesh as base64 text, and what the full mesh had."""
 
     data: str
-    """Deflated: int32 vertex and face counts, float32 origin (3) and step, uint16 positions, uint32 indices."""
+    """Deflated: int32 counts of vertices, faces and places (one per vertex, or none), float32 origin (3) and step,
+    uint16 positions, uint32 indices, uint8 places."""
     shown_faces: int
     faces: int
 
 
-def encode(mesh: TriangleMesh, faces: int = PREVIEW_FACES) -> Preview:
+def encode(mesh: TriangleMesh, faces: int = PREVIEW_FACES, places: np.ndarray | None = None) -> Preview:
     """A preview of `mesh` with about `faces` triangles.
 
-    Positions keep 1/65535 of the longest side. Indices and positions are stored as differences, component by
-    component, which deflate packs to about a third.
+    `places` is a number in [0, 1] per vertex, shown as a colour from one end of a spectrum to the other. Positions keep
+    1/65535 of the longest side. Indices and positions are stored as differences, component by component, which deflate
+    packs to about a third.
     """
     small = decimate(mesh, faces)
     vertices, triangles = _in_order_of_use(small)
+    shades = np.zeros(0, np.uint8) if places is None else _nearest(mesh, places, vertices)
     low = vertices.min(axis=0) if len(vertices) else np.zeros(3)
     extent = float((vertices.max(axis=0) - low).max()) if len(vertices) else 0.0
     step = extent / _STEPS if extent > 0 else 1.0
     positions = np.round((vertices - low) / step).astype(np.uint16)
 
     stream = BytesIO()
-    stream.write(np.array([len(positions), len(triangles)], "<i4").tobytes())
+    stream.write(np.array([len(positions), len(triangles), len(shades)], "<i4").tobytes())
     stream.write(np.array([*low, step], "<f4").tobytes())
     stream.write(_differences(positions, "<u2"))
     stream.write(_differences(triangles.astype(np.uint32), "<u4"))
+    stream.write(shades.tobytes())
     packed = base64.b64encode(zlib.compress(stream.getvalue(), 9)).decode("ascii")
     return Preview(packed, shown_faces=len(triangles), faces=len(mesh.faces))
 
@@ -88,6 +92,17 @@ def _snap(mesh: TriangleMesh, faces: int) -> TriangleMesh:
         resolution = int(resolution / 1.15)
     sums = np.stack([np.bincount(cell_of, mesh.vertices[:, axis], len(count)) for axis in range(3)], axis=1)
     return TriangleMesh(sums / count[:, None], triangles)
+
+
+def _nearest(mesh: TriangleMesh, places: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """The place of the vertex of `mesh` that is nearest to each of `vertices`, in steps of 1/255."""
+    from scipy.spatial import cKDTree
+
+    if not len(vertices):
+        return np.zeros(0, np.uint8)
+    usable = np.isfinite(mesh.vertices).all(axis=1)
+    _, nearest = cKDTree(mesh.vertices[usable]).query(vertices)
+    return np.round(255 * np.clip(places[usable][nearest], 0, 1)).astype(np.uint8)
 
 
 def _finite(mesh: TriangleMesh) -> TriangleMesh:

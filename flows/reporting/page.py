@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from data.batch import TriangleMesh
-from flows.reporting import charts, geometry, words
+from flows.reporting import charts, geometry, ribbon, words
 from flows.reporting.sections import (
     Durations,
     Figure,
@@ -24,6 +24,7 @@ from flows.reporting.sections import (
     Mesh,
     MeshGallery,
     Report,
+    Ribbon,
     Section,
     Source,
     Table,
@@ -172,7 +173,14 @@ def _file_name_bytes(name: str) -> bytes:
 
 
 def _view(mesh: Mesh, identifier: str) -> dict[str, Any]:
-    preview = geometry.encode(mesh.mesh if isinstance(mesh.mesh, TriangleMesh) else _from_glb(mesh.mesh))
+    match mesh.mesh:
+        case Ribbon():
+            drawn, places = ribbon.ribbon(mesh.mesh.backbone, mesh.mesh.secondary)
+            preview = geometry.encode(drawn, places=places)
+        case TriangleMesh():
+            preview = geometry.encode(mesh.mesh)
+        case _:
+            preview = geometry.encode(_from_glb(mesh.mesh))
     return {
         "id": identifier,
         "label": mesh.label,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from data.batch import TriangleMesh
+import numpy as np
+
+from data.batch import Backbone, TriangleMesh
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -48,12 +50,21 @@ class Table:
     """What the columns mean: definitions, units, which way is better."""
 
 
+@dataclass(frozen=True)
+class Ribbon:
+    """A protein backbone to be drawn as a ribbon, blue at its first residue and red at its last."""
+
+    backbone: Backbone
+    secondary: np.ndarray | None = None
+    """ "H", "E" or "C" of each residue (helix, strand, neither); without it all is drawn as a tube."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
     """One mesh under its label, e.g. "ground truth"."""
 
-    mesh: TriangleMesh | bytes
-    """A triangle mesh, or the content of a GLB file. A lighter preview of it goes into the page."""
+    mesh: TriangleMesh | Ribbon | bytes
+    """A triangle mesh, a protein, or the content of a GLB file. A lighter preview of it goes into the page."""
     label: str = ""
     reference: bool = False
     """Drawn in the quiet colour of given things (ground truth) instead of the colour of made ones."""

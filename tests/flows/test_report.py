@@ -212,8 +212,8 @@ def test_a_dense_mesh_costs_less_than_seventy_kilobytes():
 def unpack(data: str) -> TriangleMesh:
     """What the script in the page does, written from the description in `geometry.Preview`."""
     raw = zlib.decompress(base64.b64decode(data))
-    vertices, faces = np.frombuffer(raw, "<i4", 2)
-    *low, step = np.frombuffer(raw, "<f4", 4, 8)
+    vertices, faces, _ = np.frombuffer(raw, "<i4", 3)
+    *low, step = np.frombuffer(raw, "<f4", 4, 12)
 
     def rows(offset: int, count: int, dtype: type) -> np.ndarray:
         width = np.dtype(dtype).itemsize
@@ -221,8 +221,8 @@ def unpack(data: str) -> TriangleMesh:
         columns = sum(planes[k].astype(np.uint64) << np.uint64(8 * k) for k in range(width))
         return np.cumsum(columns.astype(dtype), axis=1, dtype=dtype).T
 
-    positions = rows(24, vertices, np.uint16)
-    return TriangleMesh(np.array(low) + step * positions, rows(24 + 6 * vertices, faces, np.uint32).astype(np.int64))
+    positions = rows(28, vertices, np.uint16)
+    return TriangleMesh(np.array(low) + step * positions, rows(28 + 6 * vertices, faces, np.uint32).astype(np.int64))
 
 
 @pytest.mark.parametrize("mesh", [TORUS, BALL], ids=["torus", "ball"])

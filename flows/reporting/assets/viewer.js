@@ -75,15 +75,30 @@
     const head = new DataView(bytes.buffer);
     const vertices = head.getInt32(0, true);
     const faces = head.getInt32(4, true);
-    const low = [8, 12, 16].map((at) => head.getFloat32(at, true));
-    const step = head.getFloat32(20, true);
-    const quantised = undoDifferences(bytes, 24, vertices, 2);
+    const places = head.getInt32(8, true);
+    const low = [12, 16, 20].map((at) => head.getFloat32(at, true));
+    const step = head.getFloat32(24, true);
+    const quantised = undoDifferences(bytes, 28, vertices, 2);
     const positions = Float32Array.from(quantised, (value, k) => low[k % 3] + step * value);
-    return { positions, indices: undoDifferences(bytes, 24 + 6 * vertices, faces, 4) };
+    const indices = undoDifferences(bytes, 28 + 6 * vertices, faces, 4);
+    const after = 28 + 6 * vertices + 12 * faces;
+    return { positions, indices, places: bytes.subarray(after, after + places) };
+  }
+
+  // From blue at the first residue to red at the last: how molecular viewers show where along a chain one is.
+  function spectrum({ indices, places }) {
+    const colours = new Float32Array(3 * indices.length);
+    const here = new THREE.Color();
+    indices.forEach((vertex, corner) => {
+      here.setHSL((0.66 * (255 - places[vertex])) / 255, 0.62, 0.52);
+      here.toArray(colours, 3 * corner);
+    });
+    return new THREE.BufferAttribute(colours, 3);
   }
 
   // Corner normals: the area-weighted mean of the faces around the vertex that lie within the crease angle.
-  function creased({ positions, indices }) {
+  function creased(mesh) {
+    const { positions, indices } = mesh;
     const faces = indices.length / 3;
     const area = new Float32Array(3 * faces);
     const unit = new Float32Array(3 * faces);
@@ -127,6 +142,7 @@
     const geometry = new THREE.BufferGeometry();
     geometry.setAttribute("position", new THREE.BufferAttribute(corners, 3));
     geometry.setAttribute("normal", new THREE.BufferAttribute(normals, 3));
+    if (mesh.places.length) geometry.setAttribute("color", spectrum(mesh));
     return geometry;
   }
 
@@ -237,11 +253,17 @@
       this.radius = radius || 1;
       this.scenes = meshes.map((mesh, k) => {
         const scene = new THREE.Scene();
-        const material = new THREE.MeshStandardMaterial({ roughness: 0.62, metalness: 0, side: THREE.DoubleSide });
+        const shaded = mesh.places.length > 0;
+        const material = new THREE.MeshStandardMaterial({
+          roughness: 0.62,
+          metalness: 0,
+          side: THREE.DoubleSide,
+          vertexColors: shaded,
+        });
         const body = new THREE.Mesh(creased(mesh), material);
         if (mesh.indices.length) body.position.set(-centre[0], -centre[1], -centre[2]);
         scene.add(body, new THREE.HemisphereLight(0xffffff, 0x6a747c, 1.35));
-        return { scene, material, colour: this.canvases[k].dataset.colour };
+        return { scene, material, colour: shaded ? null : this.canvases[k].dataset.colour };
       });
       const distance = (this.radius / Math.sin((FIELD_OF_VIEW * Math.PI) / 360)) * 1.1;
       this.camera.position.setLength(distance);
@@ -254,7 +276,7 @@
     }
 
     paint() {
-      for (const { material, colour: name } of this.scenes ?? []) material.color.set(colour(name));
+      for (const { material, colour: name } of this.scenes ?? []) if (name) material.color.set(colour(name));
       this.dirty = true;
     }
 
