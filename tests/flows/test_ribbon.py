@@ -45,7 +45,7 @@ def test_a_helix_is_a_band_along_its_axis():
     across = rings[:, 0] - rings[:, AROUND // 2]
     assert np.linalg.norm(across, axis=1) == pytest.approx(2 * HALF_WIDTH["H"], rel=1e-6)
     rise = np.abs(across[:, 2]) / np.linalg.norm(across, axis=1)
-    # The chord over two residues climbs 3.0 of 5.4 Å, what is left of the axis across it is 0.83; between residues more.
+    # The chord over two residues climbs 3.0 of 5.4 Å; 0.83 of the axis is left across it, between residues more.
     assert (rise[10:-10] > 0.8).all() and (rise < 1).all()
 
 
