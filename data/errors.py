@@ -19,3 +19,7 @@ class MeshError(PenstockError):
 
 class CheckpointError(PenstockError):
     """A checkpoint or an exported model that is broken, missing, or not of the expected form."""
+
+
+class StructureError(PenstockError):
+    """A protein structure that cannot be used; the message is the reason listed with the refused file or chain."""
