@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.errors import ConfigError
@@ -36,9 +36,31 @@ class VelocityMatching:
             raise ConfigError(f"unknown loss weighting '{self.weighting}'; available: {', '.join(WEIGHTINGS)}.")
 
     def __call__(
-        self, velocity: Callable[[Point, Time], Tangent], x0: Point, x1: Point, t: Time
+        self,
+        velocity: Callable[[Point, Time], Tangent],
+        x0: Point,
+        x1: Point,
+        t: Time,
+        *,
+        mask: Bool[Tensor, "batch *masked"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """One loss per sample; their mean is what to minimise."""
+        """One loss per sample; their mean is what to minimise.
+
+        `mask` names the events that count, over leading axes of the events (for residues: [batch, residue]); a sample
+        of which none counts has loss 0.
+        """
         at = self.path.sample(x0, x1, t)
-        squared = (velocity(at.x_t, t) - at.velocity).square().flatten(start_dim=1).mean(dim=1)
-        return WEIGHTINGS[self.weighting](t).to(squared.dtype) * squared
+        squared = (velocity(at.x_t, t) - at.velocity).square()
+        return WEIGHTINGS[self.weighting](t).to(squared.dtype) * mean_of_events(squared, mask)
+
+
+def mean_of_events(
+    values: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *masked"] | None = None
+) -> Float[Tensor, " batch"]:
+    """Mean over the events of each sample that `mask` (over leading axes of the events) leaves; 0 where none is left."""
+    if mask is None:
+        return values.flatten(start_dim=1).mean(dim=1)
+    counts = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values).flatten(start_dim=1)
+    # A masked entry may be anything, NaN too: it is left out, not multiplied by zero.
+    total = torch.where(counts, values.flatten(start_dim=1), 0.0).sum(dim=1)
+    return total / counts.sum(dim=1).clamp_min(1)
