@@ -18,7 +18,7 @@ CARBONYL = 1.233
 CARBONYL_ANGLE = float(np.radians(120.4))
 """CA-C-O; O lies in the plane of CA, C and the next N, away from N."""
 BETA = (-0.58273431, 0.56802827, -0.54067466)
-"""CB - CA in terms of the cross product of CA - N and C - CA, of CA - N and C - CA, at ideal tetrahedral geometry (bond lengths in Å)."""
+"""CB - CA in terms of three vectors: the cross product of CA - N and C - CA, CA - N, C - CA; all in Å."""
 
 
 @dataclass(frozen=True)
