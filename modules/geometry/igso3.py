@@ -1,4 +1,4 @@
-"""The isotropic Gaussian on rotations, IGSO(3): what Brownian motion on SO(3) spreads to (Nikolayev & Savyolov 1997)."""
+"""IGSO(3), the isotropic Gaussian on rotations: Brownian motion on SO(3) spreads to it (Nikolayev & Savyolov 1997)."""
 
 import math
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class IGSO3:
     def __post_init__(self) -> None:
         if not 0.01 <= self.sigma < math.inf:
             raise ConfigError(
-                f"sigma of IGSO(3) must be at least 0.01 radians, got {self.sigma}; below that rotations are a Gaussian "
-                "on rotation vectors for all purposes, and no rotation at all may be what you want."
+                f"sigma of IGSO(3) must be at least 0.01 radians and finite, got {self.sigma}; 1.5 is usual, and a "
+                "smaller spread than 0.01 is no noise for any purpose here."
             )
 
     @cached_property

@@ -3,12 +3,13 @@
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from data.errors import ConfigError
 from modules.geometry.manifold import Manifold, Point
+from modules.transport.path import Mask
 
 Coupling = Literal["independent", "optimal"]
 """How a minibatch pairs noise and data: as drawn, or by the least total squared distance (Pooladian et al. 2023)."""
@@ -20,13 +21,13 @@ def squared_distances(
     x0: Point,
     x1: Point,
     *,
-    mask: Bool[Tensor, "batch *masked"] | None = None,
+    mask: Mask | None = None,
     weights: Float[Tensor, " tangent_axis"] | None = None,
 ) -> Float[Tensor, "batch batch"]:
     """Entry [i, j]: squared geodesic distance from `x1[i]` to `x0[j]`.
 
-    `mask` names the events of `x1` that count (leading axes of its events, True = counts); `weights` scales the squares
-    of each entry on the last axis of the tangents, where their units differ.
+    `mask` names the events of `x1` that count; `weights` scales the squares of each entry on the last axis of the
+    tangents, where their units differ.
     """
     rows = []
     for i in range(len(x1)):
@@ -56,7 +57,7 @@ def couple(
     x0: Point,
     x1: Point,
     *,
-    mask: Bool[Tensor, "batch *masked"] | None = None,
+    mask: Mask | None = None,
     weights: Float[Tensor, " tangent_axis"] | None = None,
 ) -> Point:
     """The noise `x0` in the order in which it is paired with the data `x1`; see `squared_distances` for the rest.

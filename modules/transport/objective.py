@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from data.errors import ConfigError
 from modules.geometry.manifold import Point, Tangent
-from modules.transport.path import GeodesicPath, Time
+from modules.transport.path import GeodesicPath, Mask, Time
 
 Weighting = Literal["uniform", "inverse-square", "cosine"]
 
@@ -42,22 +42,19 @@ class VelocityMatching:
         x1: Point,
         t: Time,
         *,
-        mask: Bool[Tensor, "batch *masked"] | None = None,
+        mask: Mask | None = None,
     ) -> Float[Tensor, " batch"]:
         """One loss per sample; their mean is what to minimise.
 
-        `mask` names the events that count, over leading axes of the events (for residues: [batch, residue]); a sample
-        of which none counts has loss 0.
+        `mask` names the events that count; a sample of which none counts has loss 0.
         """
         at = self.path.sample(x0, x1, t)
         squared = (velocity(at.x_t, t) - at.velocity).square()
         return WEIGHTINGS[self.weighting](t).to(squared.dtype) * mean_of_events(squared, mask)
 
 
-def mean_of_events(
-    values: Float[Tensor, "batch *event"], mask: Bool[Tensor, "batch *masked"] | None = None
-) -> Float[Tensor, " batch"]:
-    """Mean over the events of each sample that `mask` (over leading axes of the events) leaves; 0 where none is left."""
+def mean_of_events(values: Tangent, mask: Mask | None = None) -> Float[Tensor, " batch"]:
+    """Mean over the events of each sample that `mask` leaves; 0 where none is left."""
     if mask is None:
         return values.flatten(start_dim=1).mean(dim=1)
     counts = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values).flatten(start_dim=1)

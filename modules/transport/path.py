@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from modules.geometry.manifold import Manifold, Point, Tangent
 
 Time = Float[Tensor, " batch"]
 """One time per sample, 0 = source (noise), 1 = target (data)."""
+Mask = Bool[Tensor, "batch *masked"]
+"""True where an event counts, over leading axes of the events; for residues [batch, residue]."""
 
 
 @dataclass(frozen=True)
