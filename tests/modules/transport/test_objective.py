@@ -12,15 +12,28 @@ from modules.transport.path import GeodesicPath
 PATH = GeodesicPath(Euclidean())
 
 
-def test_the_loss_vanishes_at_the_true_velocity_and_grows_with_its_error():
-    generator = torch.Generator().manual_seed(0)
-    x0, x1 = torch.randn(2, 8, 3, 2, generator=generator, dtype=torch.float64)
-    t = torch.rand(8, generator=generator, dtype=torch.float64)
-    matching = VelocityMatching(PATH)
-    assert torch.equal(matching(lambda x, t: x1 - x0, x0, x1, t), torch.zeros(8, dtype=torch.float64))
+def test_the_loss_vanishes_at_the_true_velocity_and_grows_with_its_error(space):
+    x0, x1 = space.points(0), space.points(1)
+    t = torch.rand(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matching, chord = VelocityMatching(GeodesicPath(space.on)), space.on.log(x0, x1)
+    assert torch.equal(matching(lambda x, t: chord, x0, x1, t), torch.zeros(6, dtype=torch.float64))
     torch.testing.assert_close(
-        matching(lambda x, t: x1 - x0 + 0.5, x0, x1, t), torch.full((8,), 0.25, dtype=torch.float64)
+        matching(lambda x, t: chord + 0.5, x0, x1, t), torch.full((6,), 0.25, dtype=torch.float64)
     )
+
+
+def test_masked_events_count_for_nothing(space):
+    """Each sample's loss is that of its unmasked residues alone, whatever stands in the others."""
+    x0, x1 = space.points(0), space.points(1)
+    t = torch.rand(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.tensor([True, False, True, True]).repeat(6, 1)
+    matching, chord = VelocityMatching(GeodesicPath(space.on)), space.on.log(x0, x1)
+    error = torch.randn(chord.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wild = torch.where(mask[..., None], error, torch.nan)
+    loss = matching(lambda x, t: chord + wild, x0, x1, t, mask=mask)
+    torch.testing.assert_close(loss, error[:, [0, 2, 3]].square().mean(dim=(1, 2)))
+    nothing = matching(lambda x, t: chord + wild, x0, x1, t, mask=torch.zeros(6, 4, dtype=torch.bool))
+    assert torch.equal(nothing, torch.zeros(6, dtype=torch.float64))
 
 
 def test_gaussian_data_are_fitted_by_the_analytic_velocity():
