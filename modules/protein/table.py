@@ -1,6 +1,6 @@
 """The structure table: what a set of backbones looks like in numbers, with the uncertainty of each."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -158,7 +158,7 @@ class StructureTable:
                 found[name] = (round(float(low), 12), round(float(high), 12))
         return found
 
-    def subset(self, keep: Iterable[int]) -> "StructureTable":
+    def subset(self, keep: Sequence[int] | np.ndarray) -> "StructureTable":
         """The table of some of the chains."""
         return StructureTable(tuple(self.measures[k] for k in keep))
 
