@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.batch import Batch
+from data.batching import LengthBatches
 from data.errors import CheckpointError, ConfigError
 from data.splits import SplitConfig, sample_seed, split_items, stable_hash
 
@@ -67,10 +68,19 @@ class _TrainingOrder(Sampler[list[Draw]]):
 
     def _from(self, first: int) -> Iterator[list[Draw]]:
         for number in range(first, first + len(self)):
-            yield self.module.global_batch(number)[self.rank :: self.world]
+            yield _dealt(self.module.global_batch(number), self.rank, self.world)
 
     def __len__(self) -> int:
         return self.module.batches_per_epoch
+
+
+def _dealt(batch: list[Draw], rank: int, world: int) -> list[Draw]:
+    """This rank's part of a batch; a batch with fewer items than ranks is repeated, so that every rank has one."""
+    return batch[rank::world] if len(batch) >= world else [batch[rank % len(batch)]]
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 class _TrainingLoader(DataLoader[Any]):
@@ -96,6 +106,10 @@ class ItemDataModule(lightning.LightningDataModule):
     is that of all ranks together, and rank r of w takes every w-th sample of it. Batches are always full; where the
     set is smaller than an epoch asks for, items come up again, with other seeds.
 
+    With `batching` a batch holds items of similar length, at most `batch_size` and fewer where they are long. An epoch
+    then is every item once, in batches of unequal size; nothing is repeated to fill a batch, unless it holds fewer
+    items than there are ranks. Ranks may get one sample more or less than others.
+
     Before each training step torch's global generator is seeded from the batch, so that dropout too is the same after
     a restart, with nothing to save.
 
@@ -104,11 +118,15 @@ class ItemDataModule(lightning.LightningDataModule):
     Args:
         dataset: the items; only ids are touched before a loader is made.
         split: which items are held out.
-        batch_size: samples per step, all ranks together.
+        batch_size: samples per step, all ranks together; with `batching`, at most.
         seed: of order and samples.
         workers: processes that load; 0 loads in this one.
-        steps_per_epoch: batches of an epoch; None takes as many full batches as the training items give, at least 1.
+        steps_per_epoch: batches of an epoch; None takes as many full batches as the training items give, at least 1,
+            or with `batching` as many as hold every item once.
         start_method: of the workers: `fork`, `spawn`, `forkserver`, None for Python's choice.
+        batching: cuts batches by length; None makes batches of `batch_size`.
+        groups: group of each item (a cluster of near-copies): a group is trained on or held out as a whole.
+        one_per_group: an epoch draws one member of each training group, another one each time, in place of all items.
     """
 
     def __init__(
@@ -120,6 +138,10 @@ class ItemDataModule(lightning.LightningDataModule):
         workers: int = 0,
         steps_per_epoch: int | None = None,
         start_method: str | None = None,
+        *,
+        batching: LengthBatches | None = None,
+        groups: Sequence[str] | None = None,
+        one_per_group: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
@@ -130,14 +152,35 @@ class ItemDataModule(lightning.LightningDataModule):
         if not len(dataset):
             raise ConfigError("the dataset holds no items; prepare some first.")
         self.dataset = dataset
-        self.splits = split_items(dataset.ids, split)
+        if batching is not None and len(batching.lengths) != len(dataset):
+            raise ConfigError(
+                f"length batches: expected the length of each of {len(dataset)} items, got {len(batching.lengths)}."
+            )
+        if one_per_group and groups is None:
+            raise ConfigError("one_per_group needs the group of each item; give groups, or leave it out.")
+        self.splits = split_items(dataset.ids, split, groups)
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers
         self.start_method = start_method if workers else None
-        self.batches_per_epoch = steps_per_epoch or max(1, len(self.splits["train"]) // batch_size)
+        self.batching = batching
+        self._groups = groups
+        self._entries = self._training_entries(groups if one_per_group else None)
+        train = self.splits["train"]
+        self._plan = batching.plan(train, groups if one_per_group else None, batch_size) if batching else None
+        natural = self._plan.batches if self._plan else max(1, len(self._entries) // batch_size)
+        self.batches_per_epoch = steps_per_epoch or natural
         self._consumed = 0
-        self._epoch: tuple[int, list[tuple[int, int]]] = (-1, [])
+        self._epoch: tuple[int, list[list[Draw]]] = (-1, [])
+
+    def _training_entries(self, groups: Sequence[str] | None) -> list[list[int]]:
+        """What an epoch goes through: of each entry, the items of which it takes one."""
+        if groups is None:
+            return [[item] for item in self.splits["train"]]
+        members: dict[str, list[int]] = {}
+        for item in self.splits["train"]:
+            members.setdefault(groups[item], []).append(item)
+        return list(members.values())
 
     @property
     def consumed(self) -> int:
@@ -150,15 +193,37 @@ class ItemDataModule(lightning.LightningDataModule):
     def global_batch(self, number: int) -> list[Draw]:
         """The draws of batch `number` of the run, for all ranks."""
         epoch, step = divmod(number, self.batches_per_epoch)
-        train = self.splits["train"]
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, epoch_order(self.seed, epoch, len(train), self.batches_per_epoch * self.batch_size))
-        draws = self._epoch[1][step * self.batch_size : (step + 1) * self.batch_size]
-        return [(train[i], sample_seed(self.seed, epoch, self.dataset.ids[train[i]], repeat)) for i, repeat in draws]
+            self._epoch = (epoch, self._batches(epoch))
+        return self._epoch[1][step]
+
+    def _batches(self, epoch: int) -> list[list[Draw]]:
+        """All batches of an epoch, a function of items, seed and epoch."""
+        entries, plan, size = self._entries, self._plan, self.batch_size
+        passes = -(-self.batches_per_epoch // plan.batches) if plan else 0
+        draws = passes * len(entries) if plan else self.batches_per_epoch * size
+        order = epoch_order(self.seed, epoch, len(entries), draws)
+        items = [(self._member(entries[k], epoch, repeat), repeat) for k, repeat in order]
+        if plan is None:
+            return [self._draws(items[k : k + size], epoch) for k in range(0, len(items), size)]
+        batches: list[list[Draw]] = []
+        for repeat in range(passes):
+            drawn = [item for item, _ in items[repeat * len(entries) : (repeat + 1) * len(entries)]]
+            rng = np.random.default_rng(stable_hash("batches", self.seed, epoch, repeat))
+            batches += [self._draws([(item, repeat) for item in part], epoch) for part in plan.cut(drawn, rng)]
+        return batches[: self.batches_per_epoch]
+
+    def _member(self, entry: list[int], epoch: int, repeat: int) -> int:
+        if len(entry) == 1:
+            return entry[0]
+        return entry[stable_hash("member", self.seed, epoch, repeat, self.dataset.ids[entry[0]]) % len(entry)]
+
+    def _draws(self, items: list[tuple[int, int]], epoch: int) -> list[Draw]:
+        return [(item, sample_seed(self.seed, epoch, self.dataset.ids[item], repeat)) for item, repeat in items]
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world = self._rank_and_world()
-        if self.batch_size % world:
+        if self._plan is None and self.batch_size % world:
             raise ConfigError(
                 f"batch_size is that of all devices together and must be a multiple of their number, got "
                 f"{self.batch_size} for {world}; the nearest that fit are {self.batch_size // world * world or world} "
@@ -169,7 +234,10 @@ class ItemDataModule(lightning.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Held-out items in the order of the dataset, each with the same seed every time; nothing where none are."""
+        """Held-out items, each with the same seed every time; nothing where none are.
+
+        In the order of the dataset; with `batching` in batches of similar length, the same ones every time.
+        """
         return self._fixed("validation")
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -181,9 +249,16 @@ class ItemDataModule(lightning.LightningDataModule):
         if not items:
             return []
         rank, world = self._rank_and_world()
+        seeds = {item: sample_seed(self.seed, 0, self.dataset.ids[item]) for item in items}
+        if self.batching is not None:
+            cut = self.batching.plan(items, max_batch=self.batch_size).cut(items, np.random.default_rng(0))
+            # Every rank needs as many samples as the others: the batch's first items again, where they do not fit.
+            whole = [[part[i % len(part)] for i in range(-(-len(part) // world) * world)] for part in cut]
+            batches = [[(item, seeds[item]) for item in part[rank::world]] for part in whole]
+            return DataLoader(batch_sampler=batches, **self._loading())
         # Every rank needs as many batches as the others: the first items again, where the count does not fit.
         padded = [items[i % len(items)] for i in range(-(-len(items) // world) * world)]
-        draws = [(item, sample_seed(self.seed, 0, self.dataset.ids[item])) for item in padded][rank::world]
+        draws = [(item, seeds[item]) for item in padded][rank::world]
         size = max(1, self.batch_size // world)
         batches = [draws[first : first + size] for first in range(0, len(draws), size)]
         return DataLoader(batch_sampler=batches, **self._loading())
@@ -216,12 +291,18 @@ class ItemDataModule(lightning.LightningDataModule):
     def _identity(self) -> dict[str, int | str]:
         """What must not change between a checkpoint and the run that continues it."""
         ids = "\0".join(self.dataset.ids[i] for i in self.splits["train"])
-        return {
+        identity: dict[str, int | str] = {
             "seed": self.seed,
             "batch_size": self.batch_size,
             "batches_per_epoch": self.batches_per_epoch,
             "training_items": hashlib.sha256(ids.encode()).hexdigest(),
         }
+        # Only where they are used: checkpoints of other domains know nothing of them.
+        if self._plan is not None:
+            identity["length_batches"] = _digest(sorted(self._plan.windows.items()), sorted(self._plan.caps.items()))
+        if len(self._entries) != len(self.splits["train"]):
+            identity["groups"] = _digest(self._entries)
+        return identity
 
     def state_dict(self) -> dict[str, Any]:
         return {"consumed": self.consumed, **self._identity()}
@@ -233,8 +314,8 @@ class ItemDataModule(lightning.LightningDataModule):
             CheckpointError: the run has other items, another seed, batch size or epoch length than the checkpoint.
         """
         ours = self._identity()
-        changed = [f"{key}: {state.get(key)} in the checkpoint, {value} now" for key, value in ours.items()]
-        changed = [line for line, key in zip(changed, ours, strict=True) if state.get(key) != ours[key]]
+        keys = [key for key in {**ours, **state} if key != "consumed" and state.get(key) != ours.get(key)]
+        changed = [f"{key}: {state.get(key)} in the checkpoint, {ours.get(key)} now" for key in keys]
         if changed:
             raise CheckpointError(
                 f"the checkpoint was made with other data or order ({'; '.join(changed)}), so its position means "

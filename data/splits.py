@@ -45,31 +45,51 @@ def split_of(item_id: str, config: SplitConfig) -> str:
     return "validation" if place < config.test + config.validation else "train"
 
 
-def split_items(ids: Sequence[str], config: SplitConfig) -> dict[str, list[int]]:
+def split_items(ids: Sequence[str], config: SplitConfig, groups: Sequence[str] | None = None) -> dict[str, list[int]]:
     """Positions of the items of each split, in the order of `ids`.
 
-    In a small set a split may come out empty. Then the item whose hash lies nearest to the split's band is moved into
+    `groups` names the group of each item, such as a cluster of near-copies: a group goes into one split as a whole,
+    by the hash of its name, so that nothing held out has a relative that is trained on. The shares are then shares of
+    the groups. Names must stay when items are added, or the split moves. Without groups each item is its own.
+
+    In a small set a split may come out empty. Then the group whose hash lies nearest to the split's band is moved into
     it: to `train` from wherever there is one, then to `validation` and to `test` (where their shares are not 0) as
-    long as `train` and `validation` keep an item. In such a set adding an item may move another; where every split has
-    items of its own, it never does.
+    long as `train` and `validation` keep a group. In such a set adding an item may move another; where every split has
+    groups of its own, it never does.
+
+    Raises:
+        ConfigError: not as many group names as ids.
     """
+    if groups is not None and len(groups) != len(ids):
+        raise ConfigError(f"split: expected one group name for each of {len(ids)} items, got {len(groups)}.")
+    names = ids if groups is None else groups
+    split_by_name = {
+        name: split for split, members in _split(list(dict.fromkeys(names)), config).items() for name in members
+    }
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for position, item_id in enumerate(ids):
-        splits[split_of(item_id, config)].append(position)
+    for position, name in enumerate(names):
+        splits[split_by_name[name]].append(position)
+    return splits
+
+
+def _split(names: Sequence[str], config: SplitConfig) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for name in names:
+        splits[split_of(name, config)].append(name)
     held = config.test + config.validation
-    for name, centre, lenders in (
+    for split, centre, lenders in (
         ("train", (1 + held) / 2, ("validation", "test")),
         ("validation", config.test + config.validation / 2, ("train", "test")),
         ("test", config.test / 2, ("train", "validation")),
     ):
-        if splits[name] or (name != "train" and not getattr(config, name)):
+        if splits[split] or (split != "train" and not getattr(config, split)):
             continue
-        least = 0 if name == "train" else 1
+        least = 0 if split == "train" else 1
         lender = next((other for other in lenders if len(splits[other]) > (least if other != "test" else 0)), None)
         if lender is not None:
-            nearest = min(splits[lender], key=lambda position: abs(_place(ids[position], config) - centre))
+            nearest = min(splits[lender], key=lambda name: abs(_place(name, config) - centre))
             splits[lender].remove(nearest)
-            splits[name].append(nearest)
+            splits[split].append(nearest)
     return splits
 
 
