@@ -13,7 +13,7 @@ BONDS = {"N-CA": 1.460, "CA-C": 1.525, "C-N": 1.329, "C-O": 1.232}
 ANGLES = {"N-CA-C": 111.1, "CA-C-N": 116.6, "C-N-CA": 121.6, "CA-C-O": 120.3}
 """Degrees."""
 ALPHA = (-63.0, -43.0)
-"""φ, ψ of the ideal α-helix in degrees."""
+"""Torsions phi and psi of the ideal alpha helix in degrees."""
 NOISE = 0.5
 """Å, standard deviation of each coordinate."""
 PRIOR = 10.0
@@ -96,7 +96,7 @@ def prior(length: int, rng: np.random.Generator) -> Backbone:
 
 
 def from_torsions(phi: Float[np.ndarray, " residue"], psi: Float[np.ndarray, " residue"]) -> Backbone:
-    """The backbone with these torsions (degrees), ideal bonds and angles, and trans peptide bonds (Parsons et al. 2005)."""
+    """The backbone with these torsions (degrees), ideal bonds and angles, trans peptide bonds (Parsons et al. 2005)."""
     bend = {name: np.radians(value) for name, value in ANGLES.items()}
     trace = [np.zeros(3), np.array([BONDS["N-CA"], 0, 0])]
     trace.append(trace[1] + BONDS["CA-C"] * np.array([-np.cos(bend["N-CA-C"]), np.sin(bend["N-CA-C"]), 0]))
