@@ -32,7 +32,7 @@ class ClusterConfig:
     residues stay below 0.23 in 99 % of pairs."""
     coverage: float = 0.5
     """Share of the shorter sequence that must be aligned with residues of the other."""
-    words: float = 1.0
+    words: float = 0.0
     """Two sequences are aligned only where they share so many 3-mers: standard deviations beyond chance. At 1.0 a third
     of unrelated pairs is aligned, and 96 % of those at 40 % identity, all at 50 %, 65 % at 30 %."""
 

@@ -30,7 +30,7 @@ class ProteinFilterConfig:
     radius: Literal["law", "quantile", "none"] = "law"
     """Bound of the radius of gyration: "law" is `max_radius_ratio` times 2.2 Å * L^0.38; "quantile" is a curve through
     the data's own `radius_quantile`, for thousands of chains."""
-    max_radius_ratio: float = 1.5
+    max_radius_ratio: float = 1.6
     radius_quantile: float = 0.96
     radius_slack: float = 1.0
     """Å above the quantile curve."""
