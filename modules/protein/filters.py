@@ -32,8 +32,8 @@ class PairFilterConfig:
     max_phi_positive: float | None = 0.2
     """Share of residues with φ > 0."""
     max_coil: float | None = 0.65
-    """Share of residues that are neither helix nor strand; where the reference's secondary structure is known, its range
-    counts too."""
+    """Share of residues that are neither helix nor strand; where the reference's secondary structure is known, what
+    is usual there counts too."""
     max_helix: float | None = None
     """Share of helix: rectification raises it from round to round, at the cost of diversity."""
     radius: bool = True
@@ -87,8 +87,8 @@ class Verdict:
 def reference_ranges(
     backbones: Sequence[Backbone], secondary: Sequence[np.ndarray] | None, config: PairFilterConfig
 ) -> ReferenceRanges:
-    """The ranges of radius of gyration (its logarithm), contacts and contact order of real chains, given the length; and
-    of coil, where the secondary structure is known.
+    """The ranges of radius of gyration (its logarithm), contacts and contact order of real chains, given the length;
+    and of coil, where the secondary structure is known.
 
     Raises:
         PenstockError: no chains.
@@ -109,7 +109,7 @@ def reference_ranges(
 def judge(
     backbone: Backbone, secondary: np.ndarray | None, ranges: ReferenceRanges, config: PairFilterConfig
 ) -> Verdict:
-    """The filter's verdict on one backbone; `secondary` holds "H", "E", "C" per residue, None leaves coil and helix out.
+    """The filter's verdict on one backbone; `secondary` holds "H", "E", "C" per residue; None leaves coil and helix.
 
     What cannot be measured (positions that are not finite, under four residues) is refused, not raised.
     """

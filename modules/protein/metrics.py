@@ -26,6 +26,7 @@ __all__ = [
     "distances",
     "floor",
     "measure",
+    "score_interval",
     "score_terms",
     "structure_score",
     "structure_table",
@@ -178,6 +179,21 @@ def floor(reference: StructureTable, chains: int, draws: int = 5, seed: int = 0)
         if other.chains:
             found.append(distances(one, other) | {"score": structure_score(one, other)})
     return {name: float(np.mean([values[name] for values in found])) for name in (found[0] if found else {})}
+
+
+def score_interval(
+    generated: StructureTable, reference: StructureTable, level: float = 0.95, resamples: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """Confidence interval of `structure_score` over the choice of generated chains (basic bootstrap, which takes off
+    what drawing chains twice adds to every distance)."""
+    rng = np.random.default_rng(seed)
+    here = structure_score(generated, reference)
+    drawn = [
+        structure_score(generated.subset(rng.integers(0, generated.chains, generated.chains)), reference)
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return max(2 * here - float(high), 0.0), max(2 * here - float(low), 0.0)
 
 
 def _wasserstein(a: Float[np.ndarray, " one"], b: Float[np.ndarray, " other"]) -> float:

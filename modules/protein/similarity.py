@@ -66,6 +66,8 @@ def diversity(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(backbones))[:most])
     scores = np.full((len(chosen), len(chosen)), -np.inf)
     pairs = [(i, j) for i in range(len(chosen)) for j in range(i)]
+    if report is not None:
+        report(0, len(pairs))
     for done, (i, j) in enumerate(pairs, start=1):
         scores[i, j] = scores[j, i] = np.mean(tm_scores(backbones[chosen[i]], backbones[chosen[j]]))
         if report is not None:
@@ -90,6 +92,8 @@ def nearest_training(
     if not training:
         raise PenstockError("expected training chains to compare with, got none.")
     found = []
+    if report is not None:
+        report(0, len(backbones))
     for done, backbone in enumerate(backbones, start=1):
         ca = _ca(backbone)
         order = np.argsort([-gapless_score(ca, _ca(other)) for other in training], kind="stable")[:aligned]

@@ -155,7 +155,7 @@ class StructureTable:
             column = column[np.isfinite(column)]
             if len(column):
                 low, high = np.quantile(column, ends)
-                found[name] = (round(float(low), 12), round(float(high), 12))
+                found[name] = (round(float(low), 12) + 0.0, round(float(high), 12) + 0.0)  # no -0.0
         return found
 
     def subset(self, keep: Sequence[int] | np.ndarray) -> "StructureTable":
