@@ -33,14 +33,16 @@ class ProteinFlowTraining(LightningModule):
     """Flow matching on residue frames (Yim et al. 2023; with quaternions Yue et al. 2025, algorithm 1).
 
     With a `BackboneBatch` the noise is drawn; with a `FramePairBatch` both ends of every path are given (rectified
-    flow, Liu et al. 2022, algorithm 2). Noise, time and motif of a sample follow from its seed alone, unless `coupling` is
-    optimal, which pairs the noise of a batch.
+    flow, Liu et al. 2022, algorithm 2). Noise, time and motif of a sample follow from its seed alone, unless
+    `coupling` is optimal, which pairs the noise of a batch.
     """
 
     def __init__(self, config: ProteinFlowTrainingConfig) -> None:
         super().__init__()
         self.config = config
         self.model = config.network.build()
+        if config.start is not None:
+            config.start.apply(self.model)
         self.sample_time = config.times.build()
         self.igso3 = IGSO3(IGSO3_SIGMA)
 

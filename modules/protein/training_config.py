@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data.errors import ConfigError
 from modules.layers.optimization import OptimizerConfig
+from modules.protein.chain_start import ChainStart
 from modules.protein.corruption import RotationNoise
 from modules.protein.losses import ProteinLossConfig
 from modules.protein.network import ProteinNetworkConfig
@@ -23,6 +24,8 @@ class ProteinFlowTrainingConfig:
     """What to train and how; sizes default to the published model, so set them."""
 
     network: ProteinNetworkConfig = field(default_factory=ProteinNetworkConfig)
+    start: ChainStart | None = None
+    """First weights under which attention follows the chain; null: those of the published training."""
     loss: ProteinLossConfig = field(default_factory=ProteinLossConfig)
     times: TimeSamplingConfig = field(default_factory=lambda: TimeSamplingConfig(distribution="uniform"))
     least_time: float = 0.01
