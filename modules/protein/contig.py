@@ -6,18 +6,18 @@ negative numbers ("A-3-5") and chain names with digits ("A1:10-20") are understo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from random import Random
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int
 
 from data.batch import Backbone
 from data.errors import ConfigError
-from modules.layers.random import generator, mix
+from modules.layers.random import mix
 
 LENGTH_STREAM = 41
 """Separates the draw of lengths from the other draws of a sample's seed."""
@@ -112,7 +112,7 @@ class Contig:
         _refuse_reuse(self, [part for chain in picked for part in chain if not isinstance(part, Free)], given)
         free = [part for chain in picked for part in chain if isinstance(part, Free)]
         kept = sum(len(part.places) for chain in picked for part in chain if not isinstance(part, Free))
-        lengths = iter(self._draw(free, kept, seed, total))
+        lengths = iter(self._lengths(free, kept, seed, total))
         columns: list[tuple[int, int, int, int]] = []
         for c, chain in enumerate(picked):
             index = 1
@@ -127,8 +127,7 @@ class Contig:
         given_at, place, chain_at, residue_index = np.array(columns, dtype=np.int64).T.copy()
         return Layout(given_at, place, chain_at, residue_index)
 
-    def _draw(self, free: list[Free], kept: int, seed: int, total: tuple[int, int] | None) -> list[int]:
-        """One length for each free stretch; uniform over all choices whose sum, with the kept residues, fits."""
+    def _lengths(self, free: list[Free], kept: int, seed: int, total: tuple[int, int] | None) -> list[int]:
         least, most = sum(part.least for part in free), sum(part.most for part in free)
         low, high = (least, most) if total is None else (max(least, total[0] - kept), min(most, total[1] - kept))
         if low > high:
@@ -136,28 +135,36 @@ class Contig:
                 f"contig '{self.text}' makes {least + kept} to {most + kept} residues, and {total} in all were asked "
                 "for; widen the lengths of the contig or the total."
             )
-        # ways[k][n]: choices for the stretches from the k-th on that have n residues together (as floats: only their
-        # ratios matter).
-        ways = [np.eye(1, high + 1)[0]]
-        for part in reversed(free):
-            sums = np.concatenate([[0.0], ways[-1].cumsum()])
-            n = np.arange(high + 1)
-            ways.append(sums[np.clip(n - part.least + 1, 0, None)] - sums[np.clip(n - part.most, 0, None)])
-            ways[-1] /= ways[-1].max() or 1.0
-        ways.reverse()
-        draw = generator(mix(seed, LENGTH_STREAM))
+        return draw_lengths(free, low, high, seed=seed)
 
-        def choose(weights: np.ndarray) -> int:
-            point = torch.rand((), generator=draw, dtype=torch.float64).item() * weights.sum()
-            return int(np.searchsorted(weights.cumsum(), point, side="right").clip(max=np.flatnonzero(weights)[-1]))
 
-        left = low + choose(ways[0][low : high + 1])
-        lengths = []
-        for k, part in enumerate(free):
-            options = np.arange(part.least, min(part.most, left) + 1)
-            lengths.append(int(options[choose(ways[k + 1][left - options])]))
-            left -= lengths[-1]
-        return lengths
+def draw_lengths(free: Sequence[Free], low: int, high: int, *, seed: int) -> list[int]:
+    """One length for each stretch, `low` to `high` residues together; every such choice is as likely as any other."""
+    # ways[k][n]: choices for the stretches from the k-th on that have n residues together; exact integers.
+    ways = [[1] + [0] * high]
+    for part in reversed(free):
+        sums = [0, *accumulate(ways[-1])]
+        ways.append([sums[max(0, n - part.least + 1)] - sums[max(0, n - part.most)] for n in range(high + 1)])
+    ways.reverse()
+    # One integer numbers all choices; it is unfolded from the total to the last stretch.
+    rank = Random(mix(seed, LENGTH_STREAM)).randrange(sum(ways[0][low:]))
+    left, rank = _unfold(rank, ((n, ways[0][n]) for n in range(low, high + 1)))
+    lengths = []
+    for k, part in enumerate(free):
+        options = ((n, ways[k + 1][left - n]) for n in range(part.least, min(part.most, left) + 1))
+        length, rank = _unfold(rank, options)
+        lengths.append(length)
+        left -= length
+    return lengths
+
+
+def _unfold(rank: int, options: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The option that holds number `rank` when each takes as many numbers as it has ways, and the rank within it."""
+    for option, ways in options:
+        if rank < ways:
+            return option, rank
+        rank -= ways
+    raise AssertionError("a rank beyond the number of ways")
 
 
 def parse_contig(text: str) -> Contig:

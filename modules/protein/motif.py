@@ -116,6 +116,14 @@ class HardMotif:
     def generated(self) -> Bool[Tensor, " residue"]:
         return ~self.motif.fixed
 
+    @property
+    def chain(self) -> Int[Tensor, " residue"]:
+        return self.motif.chain
+
+    @property
+    def residue_index(self) -> Int[Tensor, " residue"]:
+        return self.motif.residue_index
+
     def start(self, noise: Float[Tensor, "*batch residue 7"]) -> Float[Tensor, "*batch residue 7"]:
         """Noise around the motif: both are centred at the origin, as in training."""
         return self.project(noise, 0.0)
@@ -162,6 +170,14 @@ class GuidedMotif:
     @property
     def generated(self) -> Bool[Tensor, " residue"]:
         return torch.ones_like(self.motif.fixed)
+
+    @property
+    def chain(self) -> Int[Tensor, " residue"]:
+        return self.motif.chain
+
+    @property
+    def residue_index(self) -> Int[Tensor, " residue"]:
+        return self.motif.residue_index
 
     def start(self, noise: Float[Tensor, "*batch residue 7"]) -> Float[Tensor, "*batch residue 7"]:
         return noise
