@@ -25,8 +25,8 @@ ResidueName = Literal["GLY", "ALA", "UNK"]
 ATOMS = ("N", "CA", "C", "O")
 CHAIN_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 """One character per chain, all that the PDB format has room for."""
-PDB_LOWEST, PDB_HIGHEST = -999.999, 9999.999
-"""What fits the eight columns of a PDB coordinate, Å."""
+RANGES = {"pdb": (-999.999, 9999.999), "cif": (-999999.0, 999999.0)}
+"""Positions, Å, that are written to the third decimal: the eight columns of a PDB file, nine digits in mmCIF."""
 PDB_RESIDUES, PDB_SERIALS, PDB_MODELS = 9999, 99999, 9999
 MOTIF_DETAILS = "motif: given, not generated"
 
@@ -43,7 +43,7 @@ class BackboneReport:
     num_atoms: int
     """Of one model."""
     shift: tuple[float, float, float]
-    """Å, added to every position before writing: zero unless the positions did not fit the columns of a PDB file."""
+    """Å, added to every position before writing: zero unless the positions did not fit the columns of the file."""
 
 
 def write_backbone(
@@ -71,8 +71,8 @@ def write_backbone(
         title: one line for the reader.
         seed: what the backbone was generated from.
         b_factors: one value per residue, for example a confidence.
-        overflow: what to do where positions do not fit the eight columns of a PDB coordinate (-999.999 to 9999.999 Å):
-            move the whole structure by full ångströms and say so in the file and in the report, or refuse.
+        overflow: what to do where positions do not fit the eight columns of a PDB coordinate (-999.999 to 9999.999 Å)
+            or reach 1e6 Å: move the whole structure by full ångströms and say so in file and report, or refuse.
 
     Raises:
         PenstockError: another ending, nothing to write, positions that are not finite, or what the format cannot hold.
@@ -115,7 +115,7 @@ def write_trajectory(
     first = backbones[0]
     if kind.startswith("pdb"):
         _check_fits_pdb(first, len(backbones), b_factors, path)
-    shift = _shift(backbones, path, overflow) if kind.startswith("pdb") else np.zeros(3)
+    shift = _shift(backbones, path, kind, overflow)
     values = _b_factors(first, b_factors)
     names = [residue_name if kind == UNKNOWN else RESIDUE_TYPES[kind] for kind in np.asarray(first.residue_type)]
     structure = _structure(backbones, shift, values, names, residue_name, title, path)
@@ -149,6 +149,13 @@ class _Notes:
     seed: int | None
     times: tuple[float, ...]
     shift: np.ndarray
+
+    def lines(self) -> list[str]:
+        lines = [] if self.seed is None else [f"seed {self.seed}"]
+        if self.shift.any():
+            x, y, z = self.shift
+            lines += ["positions did not fit the columns; moved by", f"{x:.3f} {y:.3f} {z:.3f} angstrom"]
+        return lines + [f"model {number} time {time:.6g}" for number, time in enumerate(self.times, start=1)]
 
 
 def _kind(path: Path) -> str:
@@ -237,28 +244,32 @@ def _check_fits_pdb(backbone: Backbone, models: int, b_factors: np.ndarray | Non
         raise PenstockError(f"cannot write {path}: the PDB format has no room for {wrong}. Write mmCIF (.cif) instead.")
 
 
-def _shift(backbones: Sequence[Backbone], path: Path, overflow: str) -> np.ndarray:
-    """Full ångströms that bring all positions of all states into the columns of a PDB file; zero where they fit."""
+def _shift(backbones: Sequence[Backbone], path: Path, kind: str, overflow: str) -> np.ndarray:
+    """Full ångströms that bring all positions of all states into the range of the format; zero where they fit."""
+    limits = RANGES[kind[:3]]
     positions = np.concatenate([np.asarray(b.atoms, np.float64)[b.present] for b in backbones])
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    if _fits(low, high):
+    low, high = positions.min(axis=0).round(3), positions.max(axis=0).round(3)
+    if _fits(low, high, limits):
         return np.zeros(3)
+    advice = "Write mmCIF (.cif) instead." if kind.startswith("pdb") else "No structure is as large: generate it again."
     if overflow == "refuse":
         raise PenstockError(
-            f"cannot write {path}: positions from {low.round(3).tolist()} to {high.round(3).tolist()} Å do not fit the "
-            f"columns of a PDB file ({PDB_LOWEST} to {PDB_HIGHEST}). Allow recentring, or write mmCIF (.cif)."
+            f"cannot write {path}: positions from {low.tolist()} to {high.tolist()} Å do not fit the columns of the "
+            f"file ({limits[0]} to {limits[1]}). Allow recentring. {advice}"
         )
-    shift: np.ndarray = -np.round((low + high) / 2)
-    if not _fits(low + shift, high + shift):
-        raise PenstockError(
-            f"cannot write {path}: the structure spans {np.round(high - low, 3).tolist()} Å, which the columns of a "
-            "PDB file cannot hold. Write mmCIF (.cif) instead."
-        )
-    return shift
+    middle = np.round((low + high) / 2)
+    for centre in (0.0, round(sum(limits) / 2)):  # around the origin where that fits
+        shift: np.ndarray = centre - middle
+        if _fits(low + shift, high + shift, limits):
+            return shift
+    raise PenstockError(
+        f"cannot write {path}: the structure spans {np.round(high - low, 3).tolist()} Å, which the columns of the file "
+        f"cannot hold. {advice}"
+    )
 
 
-def _fits(low: np.ndarray, high: np.ndarray) -> bool:
-    return bool((low.round(3) >= PDB_LOWEST).all() and (high.round(3) <= PDB_HIGHEST).all())
+def _fits(low: np.ndarray, high: np.ndarray, limits: tuple[float, float]) -> bool:
+    return bool((low >= limits[0]).all() and (high <= limits[1]).all())
 
 
 def _b_factors(backbone: Backbone, given: np.ndarray | None) -> np.ndarray:
@@ -340,13 +351,9 @@ def _model(
 def _pdb_text(structure: "gemmi.Structure", backbone: Backbone, notes: _Notes) -> str:
     """PDB text. The HEADER record, which mkdssp asks for, comes of the keywords."""
     structure.info["_entry.id"] = "XXXX"  # four columns, and not an accession code
-    lines = [] if notes.seed is None else [f"SEED {notes.seed}"]
-    if notes.shift.any():
-        x, y, z = notes.shift
-        lines += ["POSITIONS DID NOT FIT THE COLUMNS; MOVED BY", f"{x:.3f} {y:.3f} {z:.3f} ANGSTROM"]
+    lines = notes.lines()
     if backbone.motif is not None and backbone.motif.any():
-        lines += [MOTIF_DETAILS.upper(), *_ranges(backbone)]
-    lines += [f"MODEL {number} TIME {time:.6g}" for number, time in enumerate(notes.times, start=1)]
+        lines += [MOTIF_DETAILS, *_ranges(backbone)]
     structure.raw_remarks = ["REMARK 400", *(f"REMARK 400 {line}" for line in lines)] if lines else []
     text: str = structure.make_pdb_string()
     return text
@@ -405,19 +412,12 @@ def _cif_text(structure: "gemmi.Structure", backbone: Backbone, notes: _Notes, n
             seen = (str(number), name, name) if number in observed else ("?", "?", "?")
             row = [chain.name, entity.name, str(number), name, str(number), str(number), *seen, chain.name, ".", "n"]
             scheme.add_row(row)
-    if details := _model_details(notes):
-        block.set_pair("_struct.pdbx_model_details", gemmi.cif.quote(details))
+    if lines := notes.lines():
+        block.set_pair("_struct.pdbx_model_details", gemmi.cif.quote("\n".join(lines)))
         block.move_item(-1, block.get_index("_struct.title") + 1)  # beside the rest of its category
     _write_motif(block, backbone, names)
     text: str = document.as_string()
     return text
-
-
-def _model_details(notes: _Notes) -> str:
-    """How the models came about: the seed, and their times."""
-    lines = [] if notes.seed is None else [f"seed {notes.seed}"]
-    lines += [f"model {number} time {time:.6g}" for number, time in enumerate(notes.times, start=1)]
-    return "\n".join(lines)
 
 
 SITE = (
