@@ -21,6 +21,11 @@ MASKED = -1e5
 NORM_EPS = 1e-8
 
 
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`x` with the digits that coordinates and sums of them need."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class PointAttention(nn.Module):
     """Attention between residues by channels, by edges, and by points that each residue places in its own frame.
 
@@ -63,17 +68,17 @@ class PointAttention(nn.Module):
         resolved: Bool[Tensor, "batch residue"],
     ) -> Float[Tensor, "batch residue width"]:
         """What each residue gathers; translations in nanometres. Rows that are not resolved hold nothing of use."""
-        bias_BNMH = self.edge_bias(edges)
+        bias_BHNM = at_least_float32(self.edge_bias(edges)).permute(0, 3, 1, 2)
         q_BHNC, k_BHMC, v_BHMC = (
-            linear(nodes).unflatten(-1, (self.heads, -1)).transpose(1, 2).float()
+            at_least_float32(linear(nodes)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
         )
-        local = [linear(nodes).float() for linear in (self.query_points, self.key_points, self.value_points)]
+        local = [at_least_float32(linear(nodes)) for linear in (self.query_points, self.key_points, self.value_points)]
         # Products of coordinates need the digits of float32; next to the edges they cost nothing.
         with torch.autocast(nodes.device.type, enabled=False):
             q_BHNX, k_BHMX, v_BHMX = (self._place(points, rotations, translations) for points in local)
             logits = self._logits(q_BHNC, k_BHMC, q_BHNX, k_BHMX, resolved)
-            weights_BHNM = logits.add_(bias_BNMH.float().permute(0, 3, 1, 2), alpha=math.sqrt(1 / 3)).softmax(dim=-1)
+            weights_BHNM = logits.add_(bias_BHNM, alpha=math.sqrt(1 / 3)).softmax(dim=-1)
             scalars = (weights_BHNM @ v_BHMC).transpose(1, 2).flatten(2)
             reached = (weights_BHNM @ v_BHMX).transpose(1, 2).unflatten(-1, (-1, 3))
             points = (reached - translations[:, :, None, None]).flatten(2, 3) @ rotations

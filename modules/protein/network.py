@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from data.errors import ConfigError
 from modules.geometry.quaternion import multiply, normalise, rotate, to_matrix
 from modules.layers.attention import check_heads
-from modules.protein.attention import MASKED, PointAttention
+from modules.protein.attention import MASKED, PointAttention, at_least_float32
+from modules.protein.chunked import usable
 from modules.protein.embedding import EdgeEmbedding, NodeEmbedding, distance_bins
 from modules.protein.initialisation import zero_
 from modules.protein.trunk import EdgeTransition, NodeTransition, SequenceLayer
@@ -121,12 +122,15 @@ class Block(nn.Module):
             along_chain = layer(along_chain, key_mask)
         nodes = nodes + self.sequence_output(along_chain)
         nodes = self.transition(nodes) * mask_BN1
-        update = self.frame_update(nodes).float() * (resolved & generated)[..., None]
+        update = at_least_float32(self.frame_update(nodes)) * (resolved & generated)[..., None]
         translations = translations + rotate(quaternions, update[..., 3:])
         quaternions = normalise(multiply(quaternions, F.pad(update[..., :3], (1, 0), value=1.0)))
         if self.edge_transition is not None:
             transition, parts = self.edge_transition, self.edge_transition.prepare(nodes)
-            edges = by_rows(lambda rows: transition.rows(parts, edges[:, rows], resolved, rows), nodes, edges)
+            if torch.is_grad_enabled() and usable(edges):
+                edges = transition.chunked(parts, edges, resolved)
+            else:
+                edges = by_rows(lambda rows: transition.rows(parts, edges[:, rows], resolved, rows), nodes, edges)
         return nodes, edges, quaternions, translations
 
 
@@ -174,8 +178,9 @@ class ProteinNetwork(nn.Module):
             self_condition: translations of the previous prediction, in ångström.
         """
         real = resolved[..., None]
-        quaternions, translations = frames[..., :4].float(), frames[..., 4:].float()
-        identity = torch.eye(1, 4, device=frames.device)[0]
+        frames = at_least_float32(frames.to(torch.promote_types(frames.dtype, self.node_embedding.output.weight.dtype)))
+        quaternions, translations = frames[..., :4], frames[..., 4:]
+        identity = torch.eye(1, 4, device=frames.device, dtype=frames.dtype)[0]
         quaternions = torch.where(real, quaternions, identity)
         translations = torch.where(real, translations, 0.0)
         nodes = self.node_embedding(
@@ -192,7 +197,7 @@ class ProteinNetwork(nn.Module):
             else:
                 state = block(*state, resolved, generated)
         moved = torch.cat([state[2], state[3] * ANGSTROM_PER_NM + centre], dim=-1)
-        return torch.where(real & generated[..., None], moved, frames.float())
+        return torch.where(real & generated[..., None], moved, frames)
 
     def _embed_edges(
         self,
@@ -208,7 +213,8 @@ class ProteinNetwork(nn.Module):
             last_bins = None
             if self_condition is not None:
                 # The place of a residue that is not there may hold anything.
-                last_bins = distance_bins(torch.where(resolved[..., None], self_condition.float(), 0.0), count)
+                last = torch.where(resolved[..., None], at_least_float32(self_condition), 0.0)
+                last_bins = distance_bins(last, count)
         parts = self.edge_embedding.prepare(nodes, bins, last_bins, generated)
         return by_rows(lambda rows: self.edge_embedding.rows(parts, resolved, rows), nodes, None)
 

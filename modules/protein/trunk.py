@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from modules.protein.chunked import ChunkedTransition
 from modules.protein.initialisation import he_, zero_
 
 
@@ -75,6 +76,29 @@ class EdgeTransition(nn.Module):
         if carry:
             with torch.no_grad():
                 self.last.weight[:, :edge_width] = torch.eye(edge_width)
+
+    def chunked(
+        self,
+        parts: tuple[Tensor, Tensor, Tensor, Tensor],
+        edges: Float[Tensor, "batch residue residue edge"],
+        resolved: Bool[Tensor, "batch residue"],
+    ) -> Float[Tensor, "batch residue residue edge"]:
+        """`rows` of all rows, as one operation that is lean in memory and in time where gradients are wanted."""
+        width = self.sizes[0]
+        last = self.last.weight
+        return ChunkedTransition.apply(
+            edges,
+            *parts,
+            self.first.weight[:, :width],
+            self.second.weight,
+            self.second.bias,
+            last,
+            last[:, :width],
+            self.norm.weight,
+            self.norm.bias,
+            self.norm.eps,
+            resolved,
+        )
 
     def prepare(self, nodes: Float[Tensor, "batch residue width"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What residue i and residue j add to the first layer, and what they add to the last, each [B, N, D]."""
