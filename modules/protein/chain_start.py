@@ -22,10 +22,8 @@ PROBES, PROBE_LENGTH = 4, 64
 RIDGE = 1e-4
 REACH = 64
 """Offsets along the chain at which the bumps of the edges are fitted."""
-BUMPS = (
-    *((sign * offset, 1.0) for offset in range(1, 5) for sign in (-1.0, 1.0)),
-    (0.0, 8.0), (0.0, 1.0), (0.0, 32.0), (-8.0, 8.0), (8.0, 8.0), *((sign * offset, 1.0) for offset in (5, 6, 7) for sign in (-1.0, 1.0)),
-)  # fmt: skip
+NEAR = tuple((sign * offset, 1.0) for offset in range(1, 8) for sign in (-1.0, 1.0))
+BUMPS = (*NEAR[:8], (0.0, 8.0), (0.0, 1.0), (0.0, 32.0), (-8.0, 8.0), (8.0, 8.0), *NEAR[8:])
 """(centre, half-width) in residues of what the first channels of an edge respond to, in order of importance."""
 
 

@@ -1,7 +1,7 @@
 """New backbones from a trained network, each a function of (seed, sample index) alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -59,8 +59,8 @@ class ProteinSamplingConfig:
     self_condition: bool = True
     """Show the network its last prediction; set it as in training."""
     reference: bool = False
-    """Sample as the published code does: Euler steps, which overshoot where rate · step > 1, and a last call at the
-    time of the one before. For comparisons only."""
+    """Sample as the published code does: Euler steps, which overshoot where rate · step > 1, a last call at the time of
+    the one before, residues counted from 0. For comparisons only."""
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -230,6 +230,8 @@ def sample_backbones(
         for slot, place in zip(slots, places, strict=True):
             given = noise_frames(seed, indices[place], length) if noise is None else noise[place].detach().float().cpu()
             start[slot] = given if constraint is None else constraint.start(given)
+        if config.reference:
+            call = replace(call, residue_index=call.residue_index - 1)
         calls = _run(model, config, start.to(device), call, constraint, keep=trajectory)
         for slot, place in zip(slots, places, strict=True):
             states = torch.stack([state[slot] for state, _ in calls]).cpu() if trajectory else None
