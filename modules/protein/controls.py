@@ -96,31 +96,40 @@ def prior(length: int, rng: np.random.Generator) -> Backbone:
 
 
 def from_torsions(phi: Float[np.ndarray, " residue"], psi: Float[np.ndarray, " residue"]) -> Backbone:
-    """The backbone with these torsions (degrees), ideal bonds and angles, trans peptide bonds (Parsons et al. 2005)."""
-    bend = {name: np.radians(value) for name, value in ANGLES.items()}
-    trace = [np.zeros(3), np.array([BONDS["N-CA"], 0, 0])]
-    trace.append(trace[1] + BONDS["CA-C"] * np.array([-np.cos(bend["N-CA-C"]), np.sin(bend["N-CA-C"]), 0]))
-    for k in range(1, len(phi)):
-        trace.append(_next(trace, BONDS["C-N"], bend["CA-C-N"], np.radians(psi[k - 1])))
-        trace.append(_next(trace, BONDS["N-CA"], bend["C-N-CA"], np.pi))
-        trace.append(_next(trace, BONDS["CA-C"], bend["N-CA-C"], np.radians(phi[k])))
+    """The backbone with these torsions (degrees), ideal bonds and angles, trans peptide bonds (Parsons et al. 2005).
+
+    Each bond carries a frame: its x axis along the bond, the bond before it in the xy plane. The next frame follows by
+    a turn about x by the torsion and a bend in the plane by the bond angle.
+    """
+    length = len(phi)
+    torsions, bends, bonds = np.zeros((3, 3 * length))
+    # Bonds in the order C-N, N-CA, CA-C; the turn that leads to each is that about the bond before it.
+    torsions[0::3], torsions[1::3], torsions[2::3] = np.roll(psi, 1), 180.0, phi
+    bends[0::3], bends[1::3], bends[2::3] = (ANGLES[name] for name in ("CA-C-N", "C-N-CA", "N-CA-C"))
+    bonds[0::3], bonds[1::3], bonds[2::3] = (BONDS[name] for name in ("C-N", "N-CA", "CA-C"))
+    steps = _turns(torsions, bends)
+    frames = np.empty_like(steps)
+    frames[0] = np.eye(3)
+    for k in range(1, len(steps)):
+        np.matmul(frames[k - 1], steps[k], out=frames[k])
+    trace = np.cumsum(bonds[:, None] * frames[:, :, 0], axis=0).reshape(length, 3, 3)
     # O lies opposite to the next N: its torsion about CA-C is that of N turned by half a circle.
-    oxygen = [
-        _next(trace[3 * k : 3 * k + 3], BONDS["C-O"], bend["CA-C-O"], np.radians(psi[k]) + np.pi)
-        for k in range(len(phi))
-    ]
-    atoms = np.concatenate([np.array(trace).reshape(-1, 3, 3), np.array(oxygen)[:, None]], axis=1)
+    beside = frames[2::3] @ _turns(psi + 180.0, np.full(length, ANGLES["CA-C-O"]))
+    oxygen = trace[:, 2] + BONDS["C-O"] * beside[:, :, 0]
+    atoms = np.concatenate([trace, oxygen[:, None]], axis=1)
     return _backbone(atoms - atoms[:, 1].mean(axis=0))
 
 
-def _next(trace: list[np.ndarray], bond: float, bend: float, turn: float) -> np.ndarray:
-    """The atom after the last three of `trace`, at a bond length, a bond angle and a torsion (radians)."""
-    a, b, c = trace[-3:]
-    along = (c - b) / np.linalg.norm(c - b)
-    normal = np.cross(b - a, along)
-    normal /= np.linalg.norm(normal)
-    local = np.array([-np.cos(bend), np.sin(bend) * np.cos(turn), np.sin(bend) * np.sin(turn)])
-    return c + bond * (local[0] * along + local[1] * np.cross(normal, along) + local[2] * normal)
+def _turns(torsions: Float[np.ndarray, " bond"], bends: Float[np.ndarray, " bond"]) -> Float[np.ndarray, "bond 3 3"]:
+    """Frame of a bond in that of the one before it, from torsion and bond angle in degrees."""
+    turn, bend = np.radians(torsions), np.radians(180.0 - bends)
+    zero = np.zeros_like(turn)
+    rows = [
+        [np.cos(bend), -np.sin(bend), zero],
+        [np.cos(turn) * np.sin(bend), np.cos(turn) * np.cos(bend), -np.sin(turn)],
+        [np.sin(turn) * np.sin(bend), np.sin(turn) * np.cos(bend), np.cos(turn)],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
 
 
 def _backbone(atoms: np.ndarray) -> Backbone:

@@ -79,7 +79,7 @@ ROWS: Mapping[str, Row] = {
     "alpha": _region("-160° < φ < -20°, -80° < ψ < 30°", lambda p, q: (abs(p + 90) < 70) & (abs(q + 25) < 55)),
     "beta": _region("φ < -20°, ψ > 90° or ψ < -150°", lambda p, q: (p < -20) & ((q > 90) | (q < -150))),
     "bridge": _region("-160° < φ < -20°, 30° < ψ < 90°", lambda p, q: (abs(p + 90) < 70) & (abs(q - 60) < 30)),
-    "left_alpha": _region("30° < φ < 130°, -40° < ψ < 60°", lambda p, q: (abs(p - 80) < 50) & (abs(q - 10) < 50)),
+    "left_alpha": _region("20° < φ < 120°, -20° < ψ < 90°", lambda p, q: (abs(p - 70) < 50) & (abs(q - 35) < 55)),
     "phi_positive": _region("φ > 0", lambda p, q: p > 0),
     "left_turns": _share("helix_turn", "share of helical turns of four CA that are left-handed", lambda x: x < 0),
     "helix": _number("helix", "1", "share of residues that DSSP calls helix, mean over chains"),
@@ -112,7 +112,7 @@ class StructureTable:
         """Every number, NAME_sd where the row has a spread, and ca_ca_p01, ca_ca_p99; those without data are absent."""
         found = {
             name: float(value)
-            for name, value in zip(self._names, self._summary(np.ones(len(self.measures))), strict=True)
+            for name, value in zip(self._names, self._summary(np.ones((1, len(self.measures))))[0], strict=True)
             if np.isfinite(value)
         }
         ca_ca = self.pooled("ca_ca")
@@ -148,7 +148,7 @@ class StructureTable:
         bootstrap: residues of one chain are not independent). Of a single chain the two ends are equal."""
         rng = np.random.default_rng(seed)
         weights = rng.multinomial(self.chains, np.full(self.chains, 1 / self.chains), resamples)
-        drawn = np.stack([self._summary(w.astype(np.float64)) for w in weights])
+        drawn = self._summary(weights.astype(np.float64))
         ends = np.array([(1 - level) / 2, (1 + level) / 2])
         found = {}
         for name, column in zip(self._names, drawn.T, strict=True):
@@ -186,15 +186,15 @@ class StructureTable:
         squares = np.array([[np.square(values).sum() for values in column] for column in shifted])
         return np.stack([counts, sums, squares]), centre
 
-    def _summary(self, weights: Float[np.ndarray, " chain"]) -> Float[np.ndarray, " name"]:
+    def _summary(self, weights: Float[np.ndarray, "draw chain"]) -> Float[np.ndarray, "draw name"]:
         """Means and then standard deviations, each chain counted `weights` times; NaN where there are no values."""
         moments, centre = self._moments
-        counts, sums, squares = moments @ weights
+        counts, sums, squares = np.moveaxis(moments @ weights.T, 2, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             shift = sums / counts
             deviations = np.sqrt(np.maximum(squares / counts - np.square(shift), 0.0))
         spread = np.array([row.spread for row in ROWS.values()])
-        return np.concatenate([centre + shift, deviations[spread]])
+        return np.concatenate([centre + shift, deviations[:, spread]], axis=1)
 
 
 def structure_table(backbones: Sequence[Backbone], secondary: Sequence[np.ndarray] | None = None) -> StructureTable:
