@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.errors import ConfigError
 from modules.geometry.frames import direction
+from modules.geometry.superposition import exact
 
 NODES = 1000
 """Angles in the table of the inverse distribution."""
@@ -43,12 +44,12 @@ class IGSO3:
 
     def density(self, angle: Float[Tensor, " angle"]) -> Float[Tensor, " angle"]:
         """Probability density of the rotation angle, per radian, at angles in [0, pi]; float64."""
-        w = angle.double().cpu()
+        w = angle.cpu().double()
         return (2 / math.pi) * torch.sin(w / 2) * (self.coefficients * torch.sin((self.orders + 0.5) * w)).sum(0)
 
     def cdf(self, angle: Float[Tensor, " angle"]) -> Float[Tensor, " angle"]:
         """Probability of a smaller rotation angle, at angles in [0, pi]; float64."""
-        w, order = angle.double().cpu(), self.orders
+        w, order = angle.cpu().double(), self.orders
         primitive = torch.where(order > 0, torch.sin(order * w) / order.clamp_min(1), w)
         return (self.coefficients * (primitive - torch.sin((order + 1) * w) / (order + 1))).sum(0) / math.pi
 
@@ -65,12 +66,12 @@ class IGSO3:
 
     def angle(self, uniform: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The rotation angles (radians) whose distribution function is `uniform`, numbers in [0, 1]."""
-        angles, values = (column.to(uniform.device) for column in self.table)
-        u = uniform.double().contiguous()
+        u = exact(uniform).contiguous()
+        angles, values = (column.to(u.device) for column in self.table)
         right = torch.searchsorted(values, u).clamp(1, NODES)
         low, high = values[right - 1], values[right]
         share = ((u - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
-        return torch.lerp(angles[right - 1], angles[right], share).to(uniform.dtype)
+        return torch.lerp(angles[right - 1], angles[right], share).to(uniform)
 
     def sample(self, uniform: Float[Tensor, "*batch"], normal: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Rotation vectors (radians) from uniform numbers in [0, 1) for the angle and normal ones for the axis."""

@@ -15,8 +15,8 @@ def superpose(
     Only points where `mask` is True count. Never a reflection; where points lie on a line the rotation is one of many.
     Computed in float64 and returned in the dtype of `y`.
     """
-    a, b = x.double(), y.double()
-    weight = torch.ones_like(a[..., :1]) if mask is None else mask[..., None].double()
+    a, b = exact(x), exact(y)
+    weight = torch.ones_like(a[..., :1]) if mask is None else exact(mask[..., None])
     total = weight.sum(-2, keepdim=True).clamp_min(1.0)
     centre_a, centre_b = (weight * a).sum(-2, keepdim=True) / total, (weight * b).sum(-2, keepdim=True) / total
     u, _, vt = torch.linalg.svd(((b - centre_b) * weight).mT @ (a - centre_a))
@@ -25,7 +25,12 @@ def superpose(
     sign[..., 2] = torch.linalg.det(u @ vt).sign()
     rotation = (u * sign[..., None, :]) @ vt
     translation = centre_b.squeeze(-2) - (rotation @ centre_a.mT).squeeze(-1)
-    return rotation.to(y.dtype), translation.to(y.dtype)
+    return rotation.to(y), translation.to(y)
+
+
+def exact(x: Tensor) -> Tensor:
+    """`x` in float64, on its device where that knows float64, on the CPU where not."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def apply_motion(
@@ -46,10 +51,10 @@ def rmsd(
 
     After the best superposition, or as they lie where `superposed` is False; float64. Zero where no point counts.
     """
-    a, b = x.double(), y.double()
+    a, b = exact(x), exact(y)
     if superposed:
         a = apply_motion(*superpose(a, b, mask), a)
-    weight = torch.ones_like(a[..., 0]) if mask is None else mask.double()
+    weight = torch.ones_like(a[..., 0]) if mask is None else exact(mask)
     return ((weight * (a - b).square().sum(-1)).sum(-1) / weight.sum(-1).clamp_min(1.0)).sqrt()
 
 

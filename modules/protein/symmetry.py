@@ -52,11 +52,9 @@ class Symmetry:
 
     def images(self, unit: Float[Tensor, "*batch residue 7"]) -> Float[Tensor, "*batch all_residues 7"]:
         """The whole assembly from the frames of one chain: its images one after another, itself first, untouched."""
-        turns = self.rotations[1:, None].to(unit.device)  # copy, one, component
-        exact = unit.double().unsqueeze(-3)
-        rotations = quaternion.normalise(quaternion.multiply(turns, exact[..., :4]))
-        translations = quaternion.rotate(turns, exact[..., 4:])
-        others = torch.cat([rotations, translations], dim=-1).to(unit.dtype)
+        turns, chain = self.rotations[1:, None].to(unit), unit.unsqueeze(-3)  # copy, residue, component
+        rotations = quaternion.normalise(quaternion.multiply(turns, chain[..., :4]))
+        others = torch.cat([rotations, quaternion.rotate(turns, chain[..., 4:])], dim=-1)
         return torch.cat([unit, others.flatten(-3, -2)], dim=-2)
 
 
