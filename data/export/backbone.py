@@ -28,6 +28,8 @@ CHAIN_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 RANGES = {"pdb": (-999.999, 9999.999), "cif": (-999999.0, 999999.0)}
 """Positions, Å, that are written to the third decimal: the eight columns of a PDB file, nine digits in mmCIF."""
 PDB_RESIDUES, PDB_SERIALS, PDB_MODELS = 9999, 99999, 9999
+HIGHEST_NUMBER = 99_999
+"""Of a residue: each number below that is not used is an unobserved residue in the file."""
 MOTIF_DETAILS = "motif: given, not generated"
 
 
@@ -215,13 +217,13 @@ def _check(
 
 
 def check_numbering(backbone: Backbone, path: Path) -> None:
-    """Raise PenstockError where chains are not in order or their residues not numbered upwards from 1 or more."""
+    """Raise PenstockError where chains are not in order or their residues not numbered upwards within 1 to HIGHEST_NUMBER."""
     chain, number = np.asarray(backbone.chain, np.int64), np.asarray(backbone.residue_index, np.int64)
     step = np.diff(number)[np.diff(chain) == 0]
-    if (np.diff(chain) < 0).any() or (number < 1).any() or (step < 1).any():
+    if (np.diff(chain) < 0).any() or (number < 1).any() or (step < 1).any() or (number > HIGHEST_NUMBER).any():
         raise PenstockError(
-            f"cannot write {path}: expected chains in order and residues of a chain numbered upwards from 1, "
-            f"got chains {chain[:8].tolist()}… and residues {number[:8].tolist()}…"
+            f"cannot write {path}: expected chains in order and residues of a chain numbered upwards from 1 to at most "
+            f"{HIGHEST_NUMBER}, got chains {chain[:8].tolist()}… and residues {number[:8].tolist()}…"
         )
 
 

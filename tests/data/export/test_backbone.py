@@ -292,6 +292,7 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path):
         (replace(one, present=np.zeros_like(one.present)), "a.cif", {}, "no atom is present"),
         (replace(one, residue_index=one.residue_index - 1), "a.pdb", {}, "upwards from 1"),
         (replace(one, residue_index=one.residue_index[::-1].copy()), "a.pdb", {}, "upwards from 1"),
+        (replace(one, residue_index=one.residue_index * 2000), "a.cif", {}, "at most 99999"),
         (one, "a.pdb", {"residue_name": "XXX"}, "GLY, ALA, UNK"),
     ]
     for backbone, name, options, message in cases:
