@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.errors import ConfigError
 from modules.geometry.frames import direction
-from modules.geometry.superposition import exact
+from modules.geometry.precision import exact
 
 NODES = 1000
 """Angles in the table of the inverse distribution."""

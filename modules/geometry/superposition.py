@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from modules.geometry.precision import exact
+
 
 def superpose(
     x: Float[Tensor, "*batch point 3"],
@@ -26,11 +28,6 @@ def superpose(
     rotation = (u * sign[..., None, :]) @ vt
     translation = centre_b.squeeze(-2) - (rotation @ centre_a.mT).squeeze(-1)
     return rotation.to(y), translation.to(y)
-
-
-def exact(x: Tensor) -> Tensor:
-    """`x` in float64, on its device where that knows float64, on the CPU where not."""
-    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def apply_motion(
@@ -56,8 +53,3 @@ def rmsd(
         a = apply_motion(*superpose(a, b, mask), a)
     weight = torch.ones_like(a[..., 0]) if mask is None else exact(mask)
     return ((weight * (a - b).square().sum(-1)).sum(-1) / weight.sum(-1).clamp_min(1.0)).sqrt()
-
-
-def distances(x: Float[Tensor, "*batch n 3"], y: Float[Tensor, "*batch m 3"]) -> Float[Tensor, "*batch n m"]:
-    """Distance of every point of `x` to every point of `y`, by direct subtraction: exact also where they are close."""
-    return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()

@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from modules.geometry.superposition import apply_motion, distances, rmsd, superpose
+from modules.geometry.superposition import apply_motion, rmsd, superpose
 
 
 def cloud(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,8 +48,3 @@ def test_masked_points_count_for_nothing():
 def test_rmsd_without_superposition_is_the_plain_one():
     x, y = cloud(7), cloud(7, seed=1)
     torch.testing.assert_close(rmsd(x, y, superposed=False), (x - y).square().sum(-1).mean().sqrt())
-
-
-def test_distances_agree_with_scipy():
-    x, y = cloud(8), cloud(5, seed=1)
-    torch.testing.assert_close(distances(x, y), torch.from_numpy(cdist(x.numpy(), y.numpy())))
