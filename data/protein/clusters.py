@@ -33,8 +33,9 @@ class ClusterConfig:
     coverage: float = 0.5
     """Share of the shorter sequence that must be aligned with residues of the other."""
     words: float = 0.0
-    """Two sequences are aligned only where they share so many 3-mers: standard deviations beyond chance. At 1.0 a third
-    of unrelated pairs is aligned, and 96 % of those at 40 % identity, all at 50 %, 65 % at 30 %."""
+    """Two sequences are aligned only where they share so many 3-mers: standard deviations beyond chance. At 0, 45 % of
+    unrelated pairs are aligned, all at 40 % identity and 94 % at 35 %; at 2, 5 %, 85 % and 66 %: for more than a few
+    thousand chains (0.4 ms a pair)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.identity <= 1 or not 0 <= self.coverage <= 1:
@@ -95,10 +96,11 @@ def _candidates(sequences: Sequence[np.ndarray], excess: float) -> Iterator[tupl
         columns.append(words)
     places = np.concatenate(rows), np.concatenate(columns)
     table = sparse.csr_array((np.ones(len(places[0]), np.float32), places), (len(sequences), KNOWN**WORD))
-    # Chance: each word of one is in the other with the frequency that it has in all sequences.
-    frequency = np.asarray(table.mean(axis=0)).ravel()
+    # By chance two words are equal as often as three pairs of residues drawn from the composition are. Counted on the
+    # words themselves, kinship would pass for chance in a small set.
+    composition = np.bincount(np.concatenate(sequences), minlength=KNOWN)[:KNOWN].astype(np.float64)
+    usual = float(((composition / composition.sum()) ** 2).sum() ** WORD)
     richness = np.asarray(table.sum(axis=1)).ravel()
-    usual = float((frequency**2).sum()) / max(float(richness.mean()) ** 2, 1e-9)
     for start in range(0, len(sequences), ROWS):
         shared = (table[start : start + ROWS] @ table.T).toarray()
         chance = usual * np.outer(richness[start : start + ROWS], richness)

@@ -70,7 +70,7 @@ class ProteinSamples:
         Atoms are float32 in Å; absent ones are zero. `residue_index` begins at 1.
         """
         stored, length = self._read(index), self.lengths[index]
-        start = _start(stored["present"][:, :3].all(axis=1), length, np.random.default_rng(seed))
+        start = _start(np.all(stored["present"][:, :3], axis=1), length, np.random.default_rng(seed))
         atoms, present, residue_index = (stored[name][start : start + length] for name in _ARRAYS)
         resolved = present[:, :3].all(axis=1)
         centre = atoms[resolved, 1].astype(np.float64).mean(axis=0)

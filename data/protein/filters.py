@@ -1,10 +1,11 @@
 """Which chains are fit to learn from; every one that is not is refused with a reason."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data.batch import Backbone
 from data.errors import ConfigError
@@ -98,21 +99,24 @@ def expected_radius(length: int) -> float:
     return 2.2 * float(length) ** 0.38
 
 
-def radius_curve(lengths: Sequence[int], radii: Sequence[float], quantile: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Radius of gyration by length: a curve through the `quantile` of the radii at each length, every length weighing
-    the same. Length and unit as in `radii`.
+def radius_curve(
+    lengths: ArrayLike, radii: ArrayLike, quantile: float, *, cutoff: float = 1e-13
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Radius of gyration by length: a polynomial of degree 4 through the `quantile` of the radii at each length, every
+    length weighing the same. Length and unit as in `radii`.
 
-    The curve is a combination of L to L^4 fitted without the directions whose singular value is below 1e-6 of the
-    largest, as the published filter's solver leaves them out: two remain, and a curve that does not wiggle.
+    Directions whose singular value (of the powers of L about their means) is below `cutoff` of the largest are left out
+    of the fit. The published filter's solver cuts at 1e-6: two directions of four remain, and the curve misses a plain
+    power law by up to 8 %.
     """
     by_length: dict[int, list[float]] = {}
-    for length, radius in zip(lengths, radii, strict=True):
-        by_length.setdefault(int(length), []).append(radius)
+    for length, radius in zip(np.asarray(lengths), np.asarray(radii), strict=True):
+        by_length.setdefault(int(length), []).append(float(radius))
     seen = np.array(sorted(by_length))
     values = np.array([np.quantile(by_length[int(length)], quantile) for length in seen])
     powers = _powers(seen)
     middle, level = powers.mean(axis=0), values.mean()
-    weights = np.linalg.lstsq(powers - middle, values - level, rcond=1e-6)[0]
+    weights = np.linalg.lstsq(powers - middle, values - level, rcond=cutoff)[0]
     return lambda at: (_powers(at) - middle) @ weights + level
 
 

@@ -338,15 +338,18 @@ def _report(part: Path) -> dict[str, Any]:
     return report
 
 
-def _chains(tasks: list[_Task], parts: Path) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    """(id, name, arrays) of every chain that was kept, in order; ids made unique."""
+def _chains(
+    tasks: list[_Task], parts: Path, only: str | None = None
+) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """(id, name, arrays, all of them or the one named) of every chain that was kept, in order; ids made unique."""
     seen: set[str] = set()
     for task in tasks:
         with np.load(_part(parts, task), allow_pickle=False) as stored:
             for k, (item_id, name) in enumerate(json.loads(str(stored["report"]))["kept"]):
                 unique = item_id if item_id not in seen else f"{item_id}-{_digest(name)}"
                 seen.add(unique)
-                yield unique, name, {key.split("/")[1]: stored[key] for key in stored.files if key.startswith(f"{k}/")}
+                keys = [key for key in stored.files if key.startswith(f"{k}/{only or ''}")]
+                yield unique, name, {key.split("/")[1]: stored[key] for key in keys}
 
 
 def _assemble(tasks: list[_Task], key: str, config: ProteinPreparationConfig, parts: Path, path: Path) -> Prepared:
@@ -358,7 +361,11 @@ def _assemble(tasks: list[_Task], key: str, config: ProteinPreparationConfig, pa
         refused |= _beyond_curve(tasks, parts, config.filter)
     with written_file(path.with_name("refused.csv")) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([("structure", "reason"), *refused.items()])
-    kept = [(item_id, a["residue_type"]) for item_id, name, a in _chains(tasks, parts) if name not in refused]
+    kept = [
+        (item_id, a["residue_type"])
+        for item_id, name, a in _chains(tasks, parts, "residue_type")
+        if name not in refused
+    ]
     if not kept:
         name, reason = next(iter(refused.items()))
         raise PenstockError(

@@ -29,6 +29,7 @@ LARGEST = 2**30
 """Bytes of one file, unpacked."""
 ATOMS = ("N", "CA", "C", "O")
 _OTHER_NAMES = {"OT1": "O", "O1": "O"}  # the last residue's oxygen, as CHARMM and GROMACS write it
+_ASCII = bytes(k if 0 < k < 128 else ord("?") for k in range(256))  # one column stays one column
 _NUMBER = re.compile(r" *[-+]?(\d+\.?\d*|\.\d+) *")
 
 
@@ -77,7 +78,7 @@ def read_chains(path: Path) -> list[Chain]:
     text = _text(path)
     structure = _from_pdb(gemmi, text) if name.endswith(PDB_SUFFIXES) else _from_mmcif(gemmi, text)
     structure.setup_entities()
-    resolution = structure.resolution if structure.resolution > 0 else None
+    resolution = structure.resolution if structure.resolution > 0 else None  # NMR files say 0 or nothing
     chains = []
     for chain in structure[0] if len(structure) else []:
         residues = list(_amino_acids(gemmi, chain))
@@ -109,7 +110,7 @@ def _text(path: Path) -> str:
         raise StructureError(f"more than {LARGEST // 2**20} MiB unpacked; split it into smaller files.")
     if not raw.strip():
         raise StructureError("the file is empty.")
-    return raw.decode("latin-1")
+    return raw.translate(_ASCII).decode("ascii")
 
 
 def _from_pdb(gemmi: Any, text: str) -> Any:
@@ -138,7 +139,7 @@ def _check_columns(number: int, line: str) -> None:
     if not fine or (line[54:60].strip() and not _NUMBER.fullmatch(line[54:60])) or line[26:27].isdigit():
         raise StructureError(
             f"line {number}: the columns do not hold single numbers ({line[22:60].strip()}): a value too wide for PDB "
-            "has pushed the others aside. Write the structure as mmCIF, or nearer to the origin."
+            "has pushed the others aside, or the file is damaged. Write the structure as mmCIF, or nearer to the origin."
         )
 
 
@@ -154,7 +155,19 @@ def _from_mmcif(gemmi: Any, text: str) -> Any:
     except (RuntimeError, ValueError, IndexError) as error:
         raise StructureError(f"not readable as mmCIF (cut off, perhaps): {_one_line(error)}") from error
     _check_complete(blocks[0])
+    if not structure.resolution:
+        structure.resolution = _resolution(gemmi, blocks[0])
     return structure
+
+
+def _resolution(gemmi: Any, block: Any) -> float:
+    """Å, 0 where none of the places that hold it does."""
+    for tag in ("_refine.ls_d_res_high", "_em_3d_reconstruction.resolution", "_reflns.d_resolution_high"):
+        values = [gemmi.cif.as_number(text) for text in block.find_values(tag)]
+        worst = max((value for value in values if np.isfinite(value)), default=0.0)
+        if worst > 0:
+            return float(worst)
+    return 0.0
 
 
 def _check_complete(block: Any) -> None:
