@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from modules.protein.sampling import ProteinSamplingConfig
-
 from configs.training import RunConfig, SampleConfig, TrainerConfig
 from data.errors import ConfigError
 from data.export.backbone import FORMATS as STRUCTURE_FORMATS
@@ -17,6 +15,7 @@ from modules.protein.contig import parse_contig
 from modules.protein.filters import PairFilterConfig
 from modules.protein.losses import ProteinLossConfig
 from modules.protein.motif import MotifMode
+from modules.protein.sampling import ProteinSamplingConfig
 from modules.protein.symmetry import Symmetry
 from modules.protein.training_config import ProteinFlowTrainingConfig
 from modules.transport.time_sampling import TimeSamplingConfig
