@@ -232,10 +232,10 @@ def _dictionary(args: tuple[Any, ...]) -> dict[Any, Any]:
     pairs = next((arg for arg in args if isinstance(arg, list)), [])
     for pair in pairs:
         match pair:
-            case [str() | int(), _] | (str() | int(), _):
+            case [str() | int(), _]:  # a list or a tuple
                 continue
         raise CheckpointError("a dictionary in it is described in another way than torch.save does.")
-    return {key: value for key, value in pairs}  # noqa: C416 - lists as well as tuples
+    return dict(pairs)
 
 
 def _sequence(args: tuple[Any, ...]) -> list[Any]:

@@ -217,7 +217,7 @@ def _check(
 
 
 def check_numbering(backbone: Backbone, path: Path) -> None:
-    """Raise PenstockError where chains are not in order or their residues not numbered upwards within 1 to HIGHEST_NUMBER."""
+    """Raise PenstockError where chains are not in order or residues not numbered upwards, from 1 to HIGHEST_NUMBER."""
     chain, number = np.asarray(backbone.chain, np.int64), np.asarray(backbone.residue_index, np.int64)
     step = np.diff(number)[np.diff(chain) == 0]
     if (np.diff(chain) < 0).any() or (number < 1).any() or (step < 1).any() or (number > HIGHEST_NUMBER).any():
