@@ -139,7 +139,7 @@ def _check_columns(number: int, line: str) -> None:
     if not fine or (line[54:60].strip() and not _NUMBER.fullmatch(line[54:60])) or line[26:27].isdigit():
         raise StructureError(
             f"line {number}: the columns do not hold single numbers ({line[22:60].strip()}): a value too wide for PDB "
-            "has pushed the others aside, or the file is damaged. Write the structure as mmCIF, or nearer to the origin."
+            "has pushed the others aside, or the file is damaged. Write it as mmCIF, or nearer to the origin."
         )
 
 

@@ -176,11 +176,11 @@ def test_single_file_and_names_that_agree(tmp_path):
 
 
 def test_synthetic_chains_are_kept_as_they_are(tmp_path):
-    config = SyntheticProteinConfig(count=6, seed=3)
+    config = SyntheticProteinConfig(count=3, seed=3)
     found = prepare(config, ProteinPreparationConfig(processes=1), tmp_path)
     assert found.ids == synthetic_ids(config) == found.groups and not found.refused
     samples = ProteinSamples(found.path)
-    for k in range(6):
+    for k in range(3):
         assert np.array_equal(samples.backbone(k).atoms, generate(config, k)[1].atoms)
         assert set(samples.secondary_structure(k)) & {"H", "E"}
 
@@ -199,3 +199,12 @@ def test_what_cannot_begin(tmp_path):
             prepare(source, LONE, tmp_path / "out")
     with pytest.raises(ConfigError, match="processes"):
         ProteinPreparationConfig(processes=-1)
+
+
+@pytest.mark.parametrize("package", ["gemmi", "mdtraj"])
+def test_a_missing_package_is_said_once_and_names_the_extra(tmp_path, monkeypatch, package):
+    source = write(tmp_path / "x.pdb", pdb(helix_atoms(sequence(1))))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(PenstockError, match=rf"'{package}', which is not installed.*penstock\[protein\]"):
+        prepare(source, LONE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -275,3 +275,45 @@ def test_real_chains_against_another_parser():
                 assert chain.backbone.present[k, j] == (name in residue)
                 if name in residue:
                     assert np.array_equal(chain.backbone.atoms[k, j], residue[name].coord)
+
+
+@pytest.mark.parametrize("form", ["pdb", "cif"])
+def test_damaged_files_are_read_or_refused_but_never_crash(tmp_path, form):
+    rng = np.random.default_rng(0)
+    atoms = helix_atoms(SEQUENCE)
+    text = (pdb(atoms) if form == "pdb" else mmcif(atoms, LISTED)).encode()
+    refused = 0
+    for k in range(120):
+        raw = bytearray(text)
+        start = int(rng.integers(len(raw)))
+        if k % 4 == 0:
+            raw = raw[:start]
+        elif k % 4 == 1:
+            del raw[start : start + int(rng.integers(1, 100))]
+        elif k % 4 == 2:
+            raw[start:start] = rng.integers(0, 256, 20, dtype=np.uint8).tobytes()
+        else:
+            for place in rng.integers(len(raw), size=10):
+                raw[place] = ord(rng.choice(list(" .-0123456789ABC\n'\"#;?_")))
+        try:
+            for chain in read_chains(write(tmp_path / f"x.{form}", bytes(raw))):
+                assert np.isfinite(chain.backbone.atoms).all() and (np.diff(chain.backbone.residue_index) > 0).all()
+        except StructureError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 40
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real chains are not here")
+def test_real_chains_are_the_same_from_both_formats(tmp_path):
+    gemmi = pytest.importorskip("gemmi")
+    for path in sorted((REAL / "pdb").iterdir())[::35]:
+        structure = gemmi.read_structure(str(path))
+        structure.setup_entities()
+        structure.assign_label_seq_id()
+        structure.make_mmcif_document().write_file(str(tmp_path / "x.cif"))
+        for one, other in zip(read_chains(path), read_chains(tmp_path / "x.cif"), strict=True):
+            assert one.numbers == other.numbers and np.array_equal(one.backbone.present, other.backbone.present)
+            assert np.allclose(one.backbone.atoms, other.backbone.atoms, atol=2e-3)
+            assert np.array_equal(one.backbone.residue_type, other.backbone.residue_type)
+            assert np.array_equal(np.diff(one.backbone.residue_index) > 1, np.diff(other.backbone.residue_index) > 1)
