@@ -108,3 +108,40 @@ def _beta(n: np.ndarray, ca: np.ndarray, c: np.ndarray) -> Float[np.ndarray, "re
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+SITES = 5
+"""Points of a residue that forces act on: N, CA, C, side chain, O; in the order in which torsions move them."""
+SIDE_CHAIN = 2.4
+"""From CA towards CB to the stand-in of a side chain's middle, Å."""
+
+
+def sites(built: Built) -> Float[np.ndarray, "residue 5 3"]:
+    """N, CA, C, side chain and O of every residue."""
+    chain = built.trace[:-1].reshape(-1, 3, 3)
+    side = chain[:, 1] + SIDE_CHAIN * _unit(built.beta - chain[:, 1])
+    return np.concatenate([chain, side[:, None], built.oxygen[:, None]], axis=1)
+
+
+def torsion_gradient(
+    points: Float[np.ndarray, "residue 5 3"], gradient: Float[np.ndarray, "residue 5 3"]
+) -> tuple[Float[np.ndarray, " residue"], Float[np.ndarray, " residue"]]:
+    """Derivative by every φ and ψ of an energy whose derivative by the sites is `gradient`.
+
+    A torsion turns all that comes after it as one body about its bond: with u the bond's direction and p a point on it,
+    dE = u · Σ (x - p) × g over what comes after.
+    """
+    moment = np.cross(points, gradient)
+    force_after, moment_after = (_after(v.sum(axis=1)) for v in (gradient, moment))
+    n, ca, c = points[:, 0], points[:, 1], points[:, 2]
+    out = []
+    for start, end, own in ((n, ca, slice(2, 5)), (ca, c, slice(4, 5))):
+        force = force_after + gradient[:, own].sum(axis=1)
+        total = moment_after + moment[:, own].sum(axis=1)
+        out.append(((total - np.cross(start, force)) * _unit(end - start)).sum(axis=-1))
+    return out[0], out[1]
+
+
+def _after(values: Float[np.ndarray, "residue 3"]) -> Float[np.ndarray, "residue 3"]:
+    """Sum over all later residues."""
+    return np.cumsum(values[::-1], axis=0)[::-1] - values
