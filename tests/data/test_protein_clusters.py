@@ -1,11 +1,16 @@
 """Clusters of sequences whose kinship is known because it was made."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from data.batch import RESIDUE_TYPES, UNKNOWN
 from data.errors import ConfigError
 from data.protein.clusters import ClusterConfig, clusters, identity
+from data.protein.reading import read_chains
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "protein" / "pdb"
 
 
 def strangers(count: int, length: int = 120, seed: int = 0) -> list[np.ndarray]:
@@ -36,8 +41,9 @@ def test_strangers_stay_apart_and_families_together():
     assert all(found[name] == name and name <= k for k, name in enumerate(found))
 
 
-def test_share_of_relatives_that_are_found():
-    """What the docstring of ClusterConfig promises of the prefilter, on 50 pairs each."""
+def test_share_of_relatives_that_the_prefilter_lets_pass(monkeypatch):
+    """What the docstring of ClusterConfig promises, on 50 pairs each."""
+    monkeypatch.setattr("data.protein.clusters.EVERY_PAIR", 0)
     rng = np.random.default_rng(2)
     heads = strangers(50, 150, seed=3)
     for kept, least in ((0.5, 50), (0.4, 47)):
@@ -84,3 +90,16 @@ def test_sequences_that_say_nothing_are_alone():
 def test_bad_values():
     with pytest.raises(ConfigError, match="identity"):
         ClusterConfig(identity=0)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real chains are not here")
+def test_real_chains_of_two_clusters_are_not_alike():
+    """Every pair aligned, without the prefilter: none of two clusters is as similar as the configuration says."""
+    paths = sorted(REAL.iterdir())
+    sequences = [max(read_chains(path), key=len).backbone.residue_type for path in paths[60:90] + paths[-20:]]
+    found = clusters(sequences)
+    assert len(set(found)) < len(found)  # globins
+    for k, first in enumerate(sequences):
+        for j in range(k):
+            share, covered = identity(first, sequences[j])
+            assert found[k] == found[j] or share < 0.3 or covered < 0.5, (k, j, share, covered)
