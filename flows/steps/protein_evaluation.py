@@ -20,6 +20,7 @@ from modules.protein.metrics import (
     distances,
     floor,
     score_interval,
+    score_terms,
     structure_score,
     structure_table,
 )
@@ -141,6 +142,7 @@ def _score(table: StructureTable, real: StructureTable, bootstrap: int, seed: in
     found: dict[str, Any] = {
         "value": structure_score(table, real),
         "floor": floor(real, table.chains, seed=seed).get("score") if real.chains > 1 else None,
+        "terms": score_terms(table, real),
     }
     if bootstrap and table.chains > 1:
         found["interval"] = list(score_interval(table, real, resamples=min(bootstrap, 100), seed=seed))

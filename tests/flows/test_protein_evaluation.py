@@ -52,7 +52,7 @@ def test_copies_of_the_training_chains_look_real_and_are_found_out(copies):
 
 def test_walks_are_told_from_copies(copies):
     rng = np.random.default_rng(0)
-    walks = evaluate_sets(named(random_walk(45, rng) for _ in range(6)), made_up_chains(), TRAINING, **QUICK)
+    walks = evaluate_sets(named(random_walk(45, rng) for _ in range(6)), FEW, TRAINING, **QUICK)
     assert walks["score"]["value"] > 2 * copies["score"]["value"]
     assert walks["memorisation"]["mean"] < 0.55
     assert walks["structure"]["values"]["clash_free"] < 0.5

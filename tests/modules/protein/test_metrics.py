@@ -74,7 +74,7 @@ def test_table_is_the_plain_mean_of_pooled_values(made_up):
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """Chains are drawn from a known population; its mean must lie in 95 % of the intervals, give or take."""
-    chains = made_up_chains(150)
+    chains = made_up_chains(90)
     everyone = structure_table(chains)
     rng = np.random.default_rng(0)
     draws, held = 100, 0
@@ -133,7 +133,7 @@ def test_more_noise_is_a_higher_score(made_up):
     rng = np.random.default_rng(0)
     scores = [
         structure_score(table_of([noisy(chain, rng, deviation) for chain in made_up_chains()]), made_up)
-        for deviation in (0.0, 0.05, 0.2, 0.8, 3.0)
+        for deviation in (0.0, 0.1, 0.5, 3.0)
     ]
     assert scores == sorted(scores) and scores[-1] - scores[0] > 0.5
     assert scores[-1] < 1
