@@ -1,6 +1,6 @@
 """Protein backbones: structure files read, checked, filtered, stored, and drawn as training samples."""
 
-from data.protein.clusters import ClusterConfig, clusters
+from data.protein.clusters import ClusterConfig, cluster_sequences
 from data.protein.datasets import ProteinSample, ProteinSamples, ProteinSamplesConfig
 from data.protein.filters import ProteinFilterConfig
 from data.protein.kinds import PROTEIN_BACKBONES
@@ -28,7 +28,7 @@ __all__ = [
     "ProteinSamples",
     "ProteinSamplesConfig",
     "assign",
-    "clusters",
+    "cluster_sequences",
     "is_structure",
     "preparation_key",
     "prepare",

@@ -47,7 +47,7 @@ class ClusterConfig:
             )
 
 
-def clusters(sequences: Sequence[np.ndarray], config: ClusterConfig | None = None) -> np.ndarray:
+def cluster_sequences(sequences: Sequence[np.ndarray], config: ClusterConfig | None = None) -> np.ndarray:
     """For each sequence the position of its cluster's first member, `[sequence]`.
 
     A sequence is an array of positions in RESIDUE_TYPES. Clusters are connected components: no pair that was found
@@ -122,7 +122,8 @@ def _similar(gemmi: Any, scoring: Any, first: list[str], second: list[str], conf
 
 
 def _aligned(gemmi: Any, scoring: Any, first: list[str], second: list[str]) -> tuple[float, float]:
-    result = gemmi.align_string_sequences(first, second, [], scoring)
+    # Of equally good alignments the first found is taken, so the order must not be the caller's.
+    result = gemmi.align_string_sequences(*sorted((first, second)), [], scoring)
     runs = [(int(count), kind) for count, kind in _COLUMNS.findall(result.cigar_str())]
     paired = [k for k, (_, kind) in enumerate(runs) if kind == "M"]
     if not paired:

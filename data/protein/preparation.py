@@ -17,7 +17,7 @@ from data.atomic import written_file
 from data.batch import Backbone
 from data.errors import ConfigError, PenstockError, SchemaError, StructureError
 from data.extras import require
-from data.protein.clusters import ClusterConfig, clusters
+from data.protein.clusters import ClusterConfig, cluster_sequences
 from data.protein.filters import ProteinFilterConfig, radius_curve, radius_of_gyration, refusal
 from data.protein.kinds import PROTEIN_BACKBONES
 from data.protein.reading import STRUCTURE_SUFFIXES, Chain, is_structure, read_chains
@@ -373,7 +373,7 @@ def _assemble(tasks: list[_Task], key: str, config: ProteinPreparationConfig, pa
             f"{reason} All reasons: {path.with_name('refused.csv')}."
         )
     ids = tuple(item_id for item_id, _ in kept)
-    groups = tuple(ids[k] for k in clusters([sequence for _, sequence in kept], config.clusters))
+    groups = tuple(ids[k] for k in cluster_sequences([sequence for _, sequence in kept], config.clusters))
     with Writer(path, PROTEIN_BACKBONES, {"key": key, "config": _config_json(config)}) as writer:
         remaining = ((item_id, a) for item_id, name, a in _chains(tasks, parts) if name not in refused)
         for (item_id, arrays), group in zip(remaining, groups, strict=True):

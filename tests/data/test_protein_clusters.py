@@ -7,7 +7,7 @@ import pytest
 
 from data.batch import RESIDUE_TYPES, UNKNOWN
 from data.errors import ConfigError
-from data.protein.clusters import ClusterConfig, clusters, identity
+from data.protein.clusters import ClusterConfig, cluster_sequences, identity
 from data.protein.reading import read_chains
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "protein" / "pdb"
@@ -34,7 +34,7 @@ def test_strangers_stay_apart_and_families_together():
     sequences = [sequence for family in families for sequence in family]
     truth = np.repeat(np.arange(40), 4)
     order = rng.permutation(len(sequences))
-    found = clusters([sequences[k] for k in order])
+    found = cluster_sequences([sequences[k] for k in order])
     same = found[:, None] == found[None]
     assert np.array_equal(same, truth[order][:, None] == truth[order][None])
     # A cluster is named by its first member.
@@ -47,7 +47,7 @@ def test_share_of_relatives_that_the_prefilter_lets_pass(monkeypatch):
     rng = np.random.default_rng(2)
     heads = strangers(50, 150, seed=3)
     for kept, least in ((0.5, 50), (0.4, 47)):
-        found = clusters([*heads, *(relative(head, kept, rng) for head in heads)])
+        found = cluster_sequences([*heads, *(relative(head, kept, rng) for head in heads)])
         assert sum(found[k] == found[50 + k] for k in range(50)) >= least
 
 
@@ -58,7 +58,7 @@ def test_chains_of_kinship_are_not_parted():
     second = relative(first, 0.5, rng, gaps=0)
     third = relative(second, 0.5, rng, gaps=0)
     assert identity(first, third)[0] < 0.32
-    assert len(set(clusters([third, *strangers(5, 200, seed=9), first, second])[[0, 6, 7]])) == 1
+    assert len(set(cluster_sequences([third, *strangers(5, 200, seed=9), first, second])[[0, 6, 7]])) == 1
 
 
 def test_identity_of_substitutions_alone_is_their_share():
@@ -73,9 +73,11 @@ def test_a_domain_within_a_longer_chain():
     rng = np.random.default_rng(6)
     (domain, before, after) = strangers(3, 100)
     long = np.concatenate([before, relative(domain, 0.8, rng), after])
-    assert len(set(clusters([long, domain, *strangers(8, 100, seed=7)])[:2])) == 1
+    assert len(set(cluster_sequences([long, domain, *strangers(8, 100, seed=7)])[:2])) == 1
     # A short common stretch is not enough: coverage.
-    assert len(set(clusters([np.concatenate([before, domain[:30]]), np.concatenate([domain[:30], after])]))) == 2
+    assert (
+        len(set(cluster_sequences([np.concatenate([before, domain[:30]]), np.concatenate([domain[:30], after])]))) == 2
+    )
 
 
 def test_sequences_that_say_nothing_are_alone():
@@ -83,8 +85,8 @@ def test_sequences_that_say_nothing_are_alone():
     half = np.where(np.arange(80) % 3 > 0, UNKNOWN, strangers(1, 80)[0])
     short = np.array([1, 2])
     sequences = [unknown, unknown, alanine, alanine, half, half, short, short]
-    assert clusters(sequences).tolist() == list(range(8))
-    assert clusters([]).tolist() == [] and clusters([unknown]).tolist() == [0]
+    assert cluster_sequences(sequences).tolist() == list(range(8))
+    assert cluster_sequences([]).tolist() == [] and cluster_sequences([unknown]).tolist() == [0]
 
 
 def test_bad_values():
@@ -97,9 +99,9 @@ def test_real_chains_of_two_clusters_are_not_alike():
     """Every pair aligned, without the prefilter: none of two clusters is as similar as the configuration says."""
     paths = sorted(REAL.iterdir())
     sequences = [max(read_chains(path), key=len).backbone.residue_type for path in paths[60:90] + paths[-20:]]
-    found = clusters(sequences)
+    found = cluster_sequences(sequences)
     assert len(set(found)) < len(found)  # globins
     for k, first in enumerate(sequences):
         for j in range(k):
             share, covered = identity(first, sequences[j])
-            assert found[k] == found[j] or share < 0.3 or covered < 0.5, (k, j, share, covered)
+            assert found[k] == found[j] or share < 0.3 or covered < 0.5
