@@ -102,11 +102,14 @@ def sheet(rng: np.random.Generator, length: int) -> Blueprint | None:
 def mixed(rng: np.random.Generator, length: int) -> Blueprint | None:
     """A meander with helices before it, after it, or on both ends."""
     draft = _Draft(rng)
-    before, after = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (1, 2))[int(rng.integers(6))]
+    # As many helices as bring the chain near its length, a third of it left to the strands.
+    helices = int(np.clip(round(length / rng.uniform(24, 42)), 1, 4))
+    before = int(rng.integers(0, helices + 1))
+    after = helices - before
     for _ in range(before):
         draft.helix(int(rng.integers(9, 22)))
         draft.loop(int(rng.integers(3, 7)))
-    draft.meander(int(rng.integers(2, 6)), int(rng.choice([4, 6, 8])))
+    draft.meander(int(rng.integers(2, 7)), int(rng.choice([4, 6, 8])))
     for _ in range(after):
         draft.loop(int(rng.integers(3, 7)))
         draft.helix(int(rng.integers(9, 22)))

@@ -181,7 +181,7 @@ def _coarse(plan: Blueprint, stiff: Stiff, omega: np.ndarray, end: int) -> float
     return float(4 * radius_of_gyration(ca) + overlap + 2 * wide)
 
 
-def fold(plan: Blueprint, rng: np.random.Generator, *, draws: int = 30, steps: int = 150) -> np.ndarray | None:
+def fold(plan: Blueprint, rng: np.random.Generator, *, draws: int = 30) -> np.ndarray | None:
     """N, CA, C, O `[residue, 4, 3]` of a sound chain that follows the blueprint; None where this draw gave none."""
     length = len(plan)
     stiff = Stiff.draw(length, rng)
@@ -192,7 +192,9 @@ def fold(plan: Blueprint, rng: np.random.Generator, *, draws: int = 30, steps: i
     target = radius_law(length) * float(np.exp(0.06 * rng.standard_normal() - 0.03)) if plan.compact else np.inf
     energy = Energy(plan, stiff, omega, target, np.stack([weights, weights]))
     start = np.concatenate([plan.phi, plan.psi])
-    found = minimize(energy, start, jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": 20})
+    found = minimize(
+        energy, start, jac=True, method="L-BFGS-B", options={"maxiter": 60 + 3 * length // 2, "maxcor": 20}
+    )
     phi, psi = found.x.reshape(2, -1)
     built = build(phi, psi, omega, stiff)
     return built.atoms if sound(plan, built.atoms, phi, psi) else None
@@ -204,7 +206,7 @@ def sound(plan: Blueprint, atoms: np.ndarray, phi: np.ndarray, psi: np.ndarray) 
     ca = atoms[:, 1]
     if plan.compact and not 0.8 < radius_of_gyration(ca) / radius_law(length) < 1.3:
         return False
-    pairs = cKDTree(atoms.reshape(-1, 3)).query_pairs(2.7, output_type="ndarray")
+    pairs = cKDTree(atoms.reshape(-1, 3)).query_pairs(2.62, output_type="ndarray")
     if (np.abs(pairs[:, 0] // 4 - pairs[:, 1] // 4) >= 2).any():
         return False
     pairs = cKDTree(ca).query_pairs(3.75, output_type="ndarray")
