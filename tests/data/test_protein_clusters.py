@@ -7,7 +7,7 @@ import pytest
 
 from data.batch import RESIDUE_TYPES, UNKNOWN
 from data.errors import ConfigError
-from data.protein.clusters import ClusterConfig, cluster_sequences, identity
+from data.protein.clusters import ClusterConfig, chance_identity, cluster_sequences, identity
 from data.protein.reading import read_chains
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "protein" / "pdb"
@@ -104,4 +104,15 @@ def test_real_chains_of_two_clusters_are_not_alike():
     for k, first in enumerate(sequences):
         for j in range(k):
             share, covered = identity(first, sequences[j])
-            assert found[k] == found[j] or share < 0.3 or covered < 0.5
+            assert found[k] == found[j] or share < 0.3 or covered < 0.5 or len(first) < 110
+
+
+def test_short_sequences_are_alike_by_chance():
+    # Values read off the published curve.
+    assert chance_identity(1) == 1 and chance_identity(11) == pytest.approx(1, abs=0.06)
+    assert chance_identity(80) == pytest.approx(0.32, abs=0.01) and chance_identity(450) == pytest.approx(
+        0.195, abs=0.01
+    )
+    short = strangers(60, 16, seed=11)
+    assert len(set(cluster_sequences(short))) == 60
+    assert cluster_sequences([short[0], short[0]]).tolist() == [0, 0]
