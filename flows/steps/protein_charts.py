@@ -13,11 +13,13 @@ _STYLE = (
 _COLOURS = ("#17809f", "#c2611f", "#6b4fa0")
 
 
-def few_steps_chart(lines: Mapping[str, Sequence[tuple[int, float]]], floor: float | None) -> str:
-    """Score over the number of network calls (logarithmic), one line per model, the floor dashed."""
+def few_steps_chart(
+    lines: Mapping[str, Sequence[tuple[int, float]]], floor: float | None, floor_name: str = "floor"
+) -> str:
+    """A quantity over the number of network calls (logarithmic), one line per model, its floor dashed."""
     points = [point for line in lines.values() for point in line]
     low, high = math.log(min(x for x, _ in points)), math.log(max(x for x, _ in points))
-    top = 1.1 * max(*(y for _, y in points), floor or 0.0)
+    top = 1.1 * max(*(y for _, y in points), floor or 0.0) or 1.0
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (math.log(x) - low) / ((high - low) or 1.0)
@@ -34,7 +36,7 @@ def few_steps_chart(lines: Mapping[str, Sequence[tuple[int, float]]], floor: flo
     if floor is not None:
         _, y = at(math.exp(low), floor)
         parts.append(f'<line class="f" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{WIDTH - _RIGHT + 8}" y="{y + 4:.1f}">floor</text>')
+        parts.append(f'<text x="{WIDTH - _RIGHT + 8}" y="{y + 4:.1f}">{floor_name}</text>')
     for (name, line), colour in zip(lines.items(), _COLOURS, strict=False):
         places = [at(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -21,7 +21,7 @@ from flows.run import Run
 from modules.geometry.frames import backbone_from_frames, place_oxygen
 from modules.protein.network import ProteinNetwork
 
-FEWEST_ALIKE = 24
+FEWEST_ALIKE = 60
 """Chains of the wanted lengths that a reference needs at least; with fewer of them, all chains are taken."""
 
 

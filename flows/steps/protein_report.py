@@ -1,7 +1,7 @@
 """What a protein run has to show: new backbones, base and rectified model side by side, and the numbers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data.protein import assign, read_refused
@@ -29,6 +29,10 @@ from flows.steps.protein_samples import read_samples
 SHOWN_SAMPLES = 12
 SHOWN_REFUSALS = 200
 """Most refused files listed; the rest is counted."""
+QUANTILES = {
+    "ca_ca_p01": {"unit": "Å", "definition": "1 % of the distances of neighbouring CA are shorter"},
+    "ca_ca_p99": {"unit": "Å", "definition": "1 % are longer"},
+}
 SCORE = (
     "The structure score is the mean of d / (d + d½) over the distances below, 0 for the distribution of real chains "
     "and near 1 for noise; lower is better. The floor is what as many real chains score against the others."
@@ -122,15 +126,15 @@ def _gallery(samples: Mapping[str, Generated]) -> list[Section]:
 
 def _comparison(comparison: Mapping[str, Any]) -> list[Section]:
     rows = comparison["rows"]
-    lines = {
-        model: [(row["steps"], row["score"]) for row in rows if row["model"] == model]
-        for model in dict.fromkeys(row["model"] for row in rows)
-    }
-    picture = Figure(
-        image=few_steps_chart(lines, comparison["floor"]),
-        caption="Structure score over the number of network calls; lower is better.",
-    )
     reference = comparison["reference"]
+    scores = few_steps_chart(_lines(rows, lambda row: row["score"]), comparison["floor"])
+    breaks = few_steps_chart(
+        _lines(rows, lambda row: row["values"]["ca_breaks"]), reference["values"].get("ca_breaks"), "real"
+    )
+    pictures = [
+        Figure(image=scores, caption="Structure score over the number of network calls; lower is better."),
+        Figure(image=breaks, caption="Share of broken CA-CA bonds over the number of network calls."),
+    ]
     names = list(reference["values"])
     table = [
         *((row["model"], row["steps"], row["score"], *(row["values"].get(name) for name in names)) for row in rows),
@@ -143,9 +147,16 @@ def _comparison(comparison: Mapping[str, Any]) -> list[Section]:
     )
     columns = ("model", "calls", "score", *(name.replace("_", " ") for name in names))
     return [
-        Figures(title="Base and rectified model", figures=[picture]),
+        Figures(title="Base and rectified model", figures=pictures),
         Table(title="Few steps and many", columns=columns, rows=table, note=note),
     ]
+
+
+def _lines(
+    rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]
+) -> dict[str, list[tuple[int, float]]]:
+    models = dict.fromkeys(row["model"] for row in rows)
+    return {model: [(row["steps"], value(row)) for row in rows if row["model"] == model] for model in models}
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> list[Section]:
@@ -169,24 +180,38 @@ def _evaluation(evaluation: Mapping[str, Any]) -> list[Section]:
 
 
 def _structure_table(structure: Mapping[str, Any], real: Mapping[str, Any], words: Mapping[str, Any]) -> Table:
+    """Means with their intervals; standard deviations stand beside them, not in rows of their own."""
+    values, others = structure["values"], real["values"]
     rows: list[Sequence[Value]] = []
-    for name, value in structure["values"].items():
-        meaning = words.get(name) or words.get(name.removesuffix("_sd"), {})
-        interval = structure["intervals"].get(name)
-        spread = ("standard deviation: " if name.endswith("_sd") else "") + str(meaning.get("definition", ""))
+    for name, value in values.items():
+        if name.removesuffix("_sd") in values and name.endswith("_sd"):
+            continue
+        ends = structure["intervals"].get(name)
+        interval = f"{ends[0]:.3g} to {ends[1]:.3g}" if ends else None
+        meaning = words.get(name) or QUANTILES.get(name, {})
         rows.append(
             (
                 name.replace("_", " "),
                 value,
-                f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else None,
-                real["values"].get(name),
+                interval,
+                others.get(name),
+                _spread(values.get(f"{name}_sd")),
+                others.get(f"{name}_sd"),
                 meaning.get("unit"),
-                spread,
+                meaning.get("definition"),
             )
         )
-    note = f"Intervals hold 95 % and come from drawing whole chains again. Real: {real['chains']} prepared chains."
-    columns = ("quantity", "samples", "interval", "real", "unit", "definition")
+    note = (
+        "sd: standard deviation. Intervals hold 95 % and come from drawing whole chains again. Bonds and angles inside "
+        f"a residue are ideal by construction, without spread. Real: {real['chains']} prepared chains."
+    )
+    columns = ("quantity", "samples", "interval", "real", "sd samples", "sd real", "unit", "definition")
     return Table(title="Structure", columns=columns, rows=rows, note=note)
+
+
+def _spread(value: float | None) -> float | None:
+    """Zero in place of rounding errors."""
+    return 0.0 if value is not None and value < 1e-4 else value
 
 
 def _distance_rows(evaluation: Mapping[str, Any]) -> list[Sequence[Value]]:
