@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-AVAILABLE = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
+AVAILABLE = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if not p.stem.endswith("_baseline"))
 
 
 def main(names: list[str]) -> None:

@@ -244,3 +244,60 @@ class Baseline(nn.Module):
             if b < self.c.blocks - 1:
                 z = trunk[f"edge_transition_{b}"](s, z) * pair_mask[..., None]
         return torch.cat([q, x * 10.0], dim=-1)
+
+
+def backbone_atoms(q: Tensor, x: Tensor, torsions: Tensor, tables: dict[str, Tensor]) -> Tensor:
+    """N, CA, C [N,3,3], as the first of the 14 atoms that a residue may have, placed by its 8 rigid groups.
+
+    q [N,4]; x [N,3]; torsions [N,7,2], sine and cosine, by which the groups after the backbone are turned.
+    """
+    length = len(q)
+    kind = torch.zeros(length, dtype=torch.long)
+    group_frames = tables["group_frames"][kind]
+    turned = torch.cat([torch.tensor([0.0, 1.0]).expand(length, 1, 2), torsions], dim=1)
+    turns = torch.zeros(length, 8, 3, 3)
+    turns[..., 0, 0] = 1
+    turns[..., 1, 1] = turns[..., 2, 2] = turned[..., 1]
+    turns[..., 1, 2], turns[..., 2, 1] = -turned[..., 0], turned[..., 0]
+    rotations = list(torch.matmul(group_frames[..., :3, :3], turns).unbind(1))
+    shifts = list(group_frames[..., :3, 3].unbind(1))
+    for group in (5, 6, 7):  # each side-chain group hangs on the one before
+        parent, moved = rotations[group - 1], shifts[group]
+        shifts[group] = (parent * moved[:, None]).sum(-1) + shifts[group - 1]
+        rotations[group] = torch.matmul(parent, rotations[group])
+    backbone = rotation_matrices(q)
+    to_global = torch.stack([torch.matmul(backbone, r) for r in rotations], dim=1)
+    origins = torch.stack([(backbone * s[:, None]).sum(-1) + x for s in shifts], dim=1)
+    one_hot = F.one_hot(tables["atom_group"][kind], 8).to(q.dtype)
+    rotation = (to_global[:, None] * one_hot[..., None, None]).sum(2)
+    origin = (origins[:, None] * one_hot[..., None]).sum(2)
+    placed = (rotation * tables["atom_position"][kind][..., None, :]).sum(-1) + origin
+    return (placed * tables["atom_mask"][kind][..., None])[:, :3]
+
+
+def alanine_tables() -> dict[str, Tensor]:
+    """What `backbone_atoms` looks up for each of 21 kinds of residue; all are alanine here."""
+    positions = torch.zeros(21, 14, 3)
+    positions[:, :3] = torch.tensor([[-0.525, 1.363, 0.0], [0.0, 0.0, 0.0], [1.526, 0.0, 0.0]])
+    group = torch.zeros(21, 14, dtype=torch.long)
+    group[:, 3] = 3
+    mask = torch.zeros(21, 14)
+    mask[:, :5] = 1
+    return {
+        "group_frames": torch.eye(4).expand(21, 8, 4, 4).contiguous(),
+        "atom_group": group,
+        "atom_position": positions,
+        "atom_mask": mask,
+    }
+
+
+def igso3_rows(sigmas: Tensor, angles: int = 1000, terms: int = 1001) -> Tensor:
+    """The distribution function of the angle of IGSO(3) by summing up its density, a row for each sigma."""
+    omega = torch.linspace(0, math.pi, angles + 1, dtype=torch.float64)[1:]
+    order = torch.arange(terms, dtype=torch.float64)[:, None]
+    rows = []
+    for sigma in sigmas:
+        series = (2 * order + 1) * torch.exp(-order * (order + 1) * sigma**2 / 2) * torch.sin((order + 0.5) * omega)
+        density = (1 - torch.cos(omega)) / math.pi * series.sum(0) / torch.sin(omega / 2)
+        rows.append(density.cumsum(0) * math.pi / angles)
+    return torch.stack(rows)
