@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from data.couplings import Couplings
+from data.export.backbone import write_backbone
 from data.model_folder import read_model
 from data.protein.generated import read_generated
 from data.protein.reading import read_chains
+from data.synthetic.protein import SyntheticProteinConfig, generate
 from flows.models import load_model
 from flows.run import DONE, Run
 from flows.tracking import read_metrics
@@ -74,6 +76,43 @@ def test_from_chains_to_a_report_and_again(penstock: Penstock, runs: Path) -> No
     assert len(list(twin.samples.glob("*.npz"))) == 5
     for path in run.samples.glob("*.npz"):
         assert path.read_bytes() == (twin.samples / path.name).read_bytes()
+
+
+def test_motifs_symmetries_and_trajectories(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    quick = ("--flow.trainer.steps", "1", "--sample.count", "2", "--sample.model", "flow")
+    given = generate(SyntheticProteinConfig(count=1, families=("helix",), min_length=30, max_length=30), 0)[1]
+    write_backbone(given, tmp_path / "given.pdb")
+    motif = ("--sample.motif.file", str(tmp_path / "given.pdb"), "--sample.motif.contig", "5-9/A11-22/4")
+    code, out, err = penstock("sample", "protein", *DEBUG, "--name", "built", *quick, *motif)
+    assert code == 0, err
+    assert "motif RMSD: 0.00 Å on average, 0.00 Å at most" in out
+    run = Run(runs / "built")
+    code, _, err = penstock("export", "built")
+    assert code == 0, err
+    fixed = json.loads((run.exports / "fixed_positions.jsonl").read_text())
+    for name, places in fixed.items():
+        [chain] = read_chains(run.exports / f"{name}.pdb")
+        at = np.array(places["A"]) - 1
+        assert 5 <= at[0] <= 9
+        # A hard motif comes back as it stands in its file.
+        np.testing.assert_allclose(
+            chain.backbone.atoms[at], read_chains(tmp_path / "given.pdb")[0].backbone.atoms[10:22]
+        )
+    code, _, err = penstock("sample", "built", "--sample.motif.contig", "5/A11-99/4")
+    assert code == 2
+    assert "A11-99" in err and "1-30" in err
+
+    tied = ("--sample.motif.file", "null", "--sample.motif.contig", "null", "--sample.symmetry", "D2")
+    code, _, err = penstock("sample", "built", *tied, "--sample.trajectory", "true")
+    assert code == 0, err
+    code, _, err = penstock("export", "built")
+    assert code == 0, err
+    for path in sorted(run.samples.glob("*.npz")):
+        found = read_generated(path)
+        assert found.facts["asymmetry"] < 1e-3
+        assert len(read_chains(run.exports / f"{path.stem}.cif")) == 4
+        moving = (run.exports / f"{path.stem}.trajectory.pdb").read_text()
+        assert moving.count("\nMODEL") == len(found.trajectory) + 1 == run.config.sample.steps + 1
 
 
 class Cut:
@@ -139,6 +178,31 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
     assert err.startswith("penstock: ") and len(err.strip().splitlines()) == 1
     for part in parts:
         assert part in err
+
+
+def test_structures_that_are_none(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    prepare = ("prepare", "protein", *DEBUG, "--data", str(folder))
+    refused(penstock(*prepare), "structures", ".cif", "there are none")
+    (folder / "empty.pdb").write_text("")
+    refused(penstock(*prepare), "all 1 were refused", "empty.pdb")
+    assert not list(runs.glob("prepared/*/backbones.h5"))
+    # Beside a good one it is refused with its reason, and the work goes on.
+    chain = generate(SyntheticProteinConfig(count=1, families=("bundle",), min_length=48, max_length=48), 0)[1]
+    write_backbone(chain, folder / "good.cif")
+    code, out, err = penstock(*prepare, "--name", "good")
+    assert code == 0, err
+    assert "refused empty.pdb" in out
+    assert Run(runs / "good").provenance()["data"]["refused"] == 1
+
+
+def test_what_comes_later_is_checked_first(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    chain = generate(SyntheticProteinConfig(count=1, families=("helix",), min_length=24, max_length=24), 0)[1]
+    write_backbone(chain, tmp_path / "given.pdb")
+    motif = ("--sample.motif.file", str(tmp_path / "given.pdb"), "--sample.motif.contig", "5/B2-9/5")
+    refused(penstock("prepare", "protein", *DEBUG, *motif), "5/B2-9/5", "no chain 'B'")
+    refused(penstock("prepare", "protein", *DEBUG, "--pairs.judge", "no-such-program {pdb}"), "no-such-program")
 
 
 @pytest.mark.parametrize(
