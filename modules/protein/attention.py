@@ -26,6 +26,22 @@ def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@torch.compiler.assume_constant_result
+def products_are_rounded() -> bool:
+    """Whether products of float32 may be rounded on the way; to the compiler, as it was when it first looked."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def coordinate_type(x: Float[Tensor, "*shape"]) -> torch.dtype:
+    """The type in which products of coordinates keep the digits of float32.
+
+    Where products of float32 may be rounded on the way (TF32, `torch.set_float32_matmul_precision`) it is float64: the
+    difference of two squares would be lost.
+    """
+    rounded = products_are_rounded() and x.device.type != "mps"
+    return torch.float64 if rounded else torch.promote_types(x.dtype, torch.float32)
+
+
 class PointAttention(nn.Module):
     """Attention between residues by channels, by edges, and by points that each residue places in its own frame.
 
@@ -73,15 +89,17 @@ class PointAttention(nn.Module):
             at_least_float32(linear(nodes)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
         )
-        local = [at_least_float32(linear(nodes)) for linear in (self.query_points, self.key_points, self.value_points)]
-        # Products of coordinates need the digits of float32; next to the edges they cost nothing.
+        local = [linear(nodes) for linear in (self.query_points, self.key_points, self.value_points)]
+        dtype = coordinate_type(translations)
+        turn, shift = rotations.to(dtype), translations.to(dtype)
+        # Next to the edges these products cost nothing, so they are not rounded to the precision of the rest.
         with torch.autocast(nodes.device.type, enabled=False):
-            q_BHNX, k_BHMX, v_BHMX = (self._place(points, rotations, translations) for points in local)
+            q_BHNX, k_BHMX, v_BHMX = (self._place(points.to(dtype), turn, shift) for points in local)
             logits = self._logits(q_BHNC, k_BHMC, q_BHNX, k_BHMX, resolved)
             weights_BHNM = logits.add_(bias_BHNM, alpha=math.sqrt(1 / 3)).softmax(dim=-1)
             scalars = (weights_BHNM @ v_BHMC).transpose(1, 2).flatten(2)
-            reached = (weights_BHNM @ v_BHMX).transpose(1, 2).unflatten(-1, (-1, 3))
-            points = (reached - translations[:, :, None, None]).flatten(2, 3) @ rotations
+            reached = (weights_BHNM.to(dtype) @ v_BHMX).transpose(1, 2).unflatten(-1, (-1, 3))
+            points = ((reached - shift[:, :, None, None]).flatten(2, 3) @ turn).to(scalars.dtype)
             lengths = (points.square().sum(-1) + NORM_EPS).sqrt()
         weights_BNHM = weights_BHNM.transpose(1, 2).to(edges.dtype)
         pairs = self.pair_value(weights_BNHM @ edges).flatten(2)
@@ -97,9 +115,12 @@ class PointAttention(nn.Module):
         self, q: Tensor, k: Tensor, q_points: Tensor, k_points: Tensor, resolved: Tensor
     ) -> Float[Tensor, "batch head query key"]:
         """All of the logits but the edges' part, up to a constant for each query, as one product."""
-        scale = F.softplus(self.distance_weight) * math.sqrt(2 / (27 * self.points))
+        scale = F.softplus(self.distance_weight.to(q_points.dtype)) * math.sqrt(2 / (27 * self.points))
         weight_H11 = scale[:, None, None]
         of_key = k_points.square().sum(-1, keepdim=True) * (-0.5 * weight_H11)
         of_key = of_key.masked_fill(~resolved[:, None, :, None], MASKED)
-        left = torch.cat([q * math.sqrt(1 / (3 * self.head_width)), q_points * weight_H11, torch.ones_like(of_key)], -1)
-        return left @ torch.cat([k, k_points, of_key], dim=-1).mT
+        q, q_points = q * math.sqrt(1 / (3 * self.head_width)), q_points * weight_H11
+        left, right = [q_points, torch.ones_like(of_key)], [k_points, of_key]
+        if q.dtype == q_points.dtype:
+            return torch.cat([q, *left], dim=-1) @ torch.cat([k, *right], dim=-1).mT
+        return q @ k.mT + (torch.cat(left, dim=-1) @ torch.cat(right, dim=-1).mT).to(q.dtype)

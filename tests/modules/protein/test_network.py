@@ -19,6 +19,7 @@ import modules.protein.network as network_module
 from benchmarks.protein_baseline import Baseline
 from data.errors import ConfigError
 from modules.geometry.quaternion import multiply, normalise, rotate
+from modules.protein.attention import coordinate_type
 from modules.protein.embedding import distance_bins, index_sinusoid, time_sinusoid
 from modules.protein.import_weights import import_reqflow
 from modules.protein.network import ProteinNetwork, ProteinNetworkConfig
@@ -274,6 +275,21 @@ def test_edges_are_carried_or_forgotten_at_first():
 
 
 @torch.no_grad()
+def test_points_keep_their_digits_where_products_are_rounded():
+    """Then they are multiplied in float64, which is the same but for its digits."""
+    network, inputs = made(), example()
+    exact = network(**inputs)
+    torch.set_float32_matmul_precision("high")
+    try:
+        same = network(**inputs)
+        assert coordinate_type(inputs["frames"]) == torch.float64
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert coordinate_type(inputs["frames"]) == torch.float32
+    torch.testing.assert_close(same, exact, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
 def test_bfloat16_stays_near():
     network, inputs = made(), example()
     exact = network(**inputs)
@@ -289,7 +305,9 @@ import torch
 from tests.modules.protein.test_network import example, made
 network, inputs = made(), example()
 whole = torch.compile(network, fullgraph=True, backend="eager")
-for gradients in (False, True):
+for gradients, precision in ((False, "highest"), (True, "highest"), (False, "high")):
+    torch.set_float32_matmul_precision(precision)
+    torch.compiler.reset()
     with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(whole(**inputs), network(**inputs), rtol=0, atol=1e-4)
 """
