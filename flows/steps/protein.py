@@ -14,7 +14,7 @@ from data.protein import Prepared, ProteinSamples, preparation_key, prepare
 from data.protein import Progress as Preparing
 from data.protein.generated import Generated
 from data.splits import split_items
-from flows.domain import Domain
+from flows.domain import Domain, ImportedModel
 from flows.progress import Progress
 from flows.run import DONE, PENDING, Run, write_json
 from flows.steps.protein_compare import compare
@@ -166,6 +166,20 @@ def _worst(generated: Mapping[str, Generated], names: Mapping[str, str]) -> dict
     return found
 
 
+def import_reqflow(source: Path) -> Mapping[str, ImportedModel]:
+    """The published weights, with the sampler's settings as they were trained."""
+    settings = {
+        "flow.self_condition": 0.5,
+        "sample.self_condition": True,
+        "sample.steps": 50,
+        "sample.lengths": {"shortest": 60, "longest": 128, "together": 1},
+        "pairs.sampling.self_condition": True,
+        "pairs.lengths": {"shortest": 60, "longest": 128, "together": 8},
+    }
+    found = import_reqflow_file(source)
+    return {stage: replace(model, settings={**model.settings, **settings}) for stage, model in found.items()}
+
+
 DOMAIN = Domain(
     name="protein",
     config=ProteinConfig,
@@ -189,5 +203,5 @@ DOMAIN = Domain(
         "export": ("sample",),
         "report": ("compare", "evaluate", "export"),
     },
-    importers={"reqflow": import_reqflow_file},
+    importers={"reqflow": import_reqflow},
 )
