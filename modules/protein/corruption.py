@@ -67,10 +67,12 @@ def draw_noise(seeds: Int[Tensor, " batch"], resolved: Mask) -> Frames:
     rotations = torch.zeros(batch, length, 4)
     ends = (resolved.cpu() * torch.arange(1, length + 1)).amax(dim=1).tolist()
     for row, (seed, end) in enumerate(zip(seeds.tolist(), ends, strict=True)):
-        translations[row, :end] = torch.randn(end, 3, generator=generator(mix(seed, TRANSLATION_STREAM)))
+        places = torch.randn(end, 3, generator=generator(mix(seed, TRANSLATION_STREAM)))
+        # Centred at its own length: sums of other lengths round otherwise.
+        translations[row, :end] = places - places[resolved[row, :end].cpu()].mean(dim=0)
         rotations[row, :end] = torch.randn(end, 4, generator=generator(mix(seed, ROTATION_STREAM)))
     noise = torch.cat([quaternion.uniform(rotations), NOISE_SCALE * translations], dim=-1).to(resolved.device)
-    return identity_where(centre(noise, resolved), ~resolved)
+    return identity_where(noise, ~resolved)
 
 
 def around(noise: Frames, target: Frames, resolved: Mask, igso3: IGSO3) -> Frames:

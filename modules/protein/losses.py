@@ -61,8 +61,8 @@ class ProteinLossConfig:
     """How far CA of residues that are not neighbours are closer than `clash_distance`, in ångström, summed per
     residue."""
     clash_distance: float = 4.0
-    structural_from: float = 0.0
-    """`bond`, `local` and `clash` count at times after this one."""
+    clash_from: float = 0.5
+    """`clash` counts at times after this one: early predictions are means of many structures, and dense."""
 
     def __post_init__(self) -> None:
         for name in WEIGHTS:
@@ -71,7 +71,7 @@ class ProteinLossConfig:
         for name in ("length_scale", "bond_width", "local_limit", "clash_distance"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"'{name}' must be positive, got {getattr(self, name)}.")
-        for name in ("auxiliary_from", "structural_from"):
+        for name in ("auxiliary_from", "clash_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"'{name}' is a time in [0, 1], got {getattr(self, name)}.")
         if not 0 <= self.time_clip < 1:
@@ -150,8 +150,11 @@ def protein_losses(
     auxiliary = auxiliary * late.to(auxiliary.dtype)
     if config.clamp is not None:
         translation, auxiliary = translation.clamp(max=config.clamp), auxiliary.clamp(max=config.clamp)
-    structural = _structural(config, predicted, target, atoms, true_atoms, resolved, generated, residue_index)
-    structural = structural * ((t_rotation > config.structural_from) & (t_translation > config.structural_from))
+    structural = _along_chain(config, predicted, target, atoms, true_atoms, resolved, generated, residue_index)
+    if config.clash:
+        late = (t_rotation > config.clash_from) & (t_translation > config.clash_from)
+        clashes = clash_error(predicted[..., 4:], resolved, generated, residue_index, least=config.clash_distance)
+        structural = structural + config.clash * late.to(clashes.dtype) * clashes
     return ProteinLosses(translation, rotation, auxiliary, structural)
 
 
@@ -172,7 +175,7 @@ def distances(x: Float[Tensor, "batch point 3"]) -> Float[Tensor, "batch point p
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _structural(
+def _along_chain(
     config: ProteinLossConfig,
     predicted: Frames,
     target: Frames,
@@ -197,10 +200,6 @@ def _structural(
             residue_index,
             window=config.local_window,
             limit=config.local_limit,
-        )
-    if config.clash:
-        total = total + config.clash * clash_error(
-            predicted[..., 4:], resolved, generated, residue_index, least=config.clash_distance
         )
     return total
 

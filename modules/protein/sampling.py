@@ -324,9 +324,7 @@ def _check(
     if len(set(indices)) != len(indices) or any(k < 0 for k in indices):
         raise PenstockError(f"sample indices must be distinct and not negative, got {list(indices)}.")
     if len(lengths) != len(indices) or any(length < 1 for length in lengths):
-        raise PenstockError(
-            f"expected one length of at least 1 for each of {len(indices)} samples, got {list(lengths)}."
-        )
+        raise PenstockError(f"lengths: expected one of at least 1 per sample, {len(indices)}, got {list(lengths)}.")
     for name, sizes in (
         ("noise", None if noise is None else [tuple(frames.shape) for frames in noise]),
         ("constraint", None if constraint is None else [(len(constraint.generated), 7)] * len(lengths)),
