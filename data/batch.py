@@ -39,7 +39,7 @@ class Backbone:
     @property
     def resolved(self) -> Bool[np.ndarray, " residue"]:
         """True where N, CA and C are present, which is what a frame needs."""
-        return self.present[:, :3].all(axis=1)
+        return np.logical_and.reduce(self.present[:, :3], axis=1)
 
 
 RESIDUE_TYPES = (
