@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modules.protein.sampling import sample_backbones
 
 from configs.load import to_plain
 from configs.protein import ProteinConfig
@@ -24,6 +23,7 @@ from flows.steps.protein_judge import ask_judge
 from flows.steps.protein_networks import chains_at, fingerprint, load_network, reference_chains, to_backbone
 from flows.tracking import tracked
 from modules.protein.filters import Verdict, judge, reference_ranges
+from modules.protein.sampling import sample_backbones
 
 PORTION = 16
 """Pairs drawn between two looks at the clock; all of them are lost by a kill, and drawn again."""
@@ -134,11 +134,12 @@ def _verdict(found: Verdict) -> dict[str, Any]:
 
 
 def _taken_along(verdicts: list[dict[str, Any]], least: float) -> list[int]:
-    """The refused pairs that fill the accepted ones up to a share `least` of all, those with the fewest reasons first;
-    never one that an external judge refused."""
+    """The refused pairs that fill the accepted ones up to a share `least` of all: those with the fewest reasons first,
+    and of these those with the fewest clashes; never one that an external judge refused, or that cannot be measured."""
     short = int(np.ceil(least * len(verdicts))) - sum(verdict["accepted"] for verdict in verdicts)
-    refused = [k for k, v in enumerate(verdicts) if not v["accepted"] and "judge" not in v["measures"]]
-    return sorted(sorted(refused, key=lambda k: (len(verdicts[k]["reasons"]), k))[: max(short, 0)])
+    usable = [k for k, v in enumerate(verdicts) if not v["accepted"] and v["measures"] and "judge" not in v["measures"]]
+    order = sorted(usable, key=lambda k: (len(verdicts[k]["reasons"]), verdicts[k]["measures"]["atom_clashes"], k))
+    return sorted(order[: max(short, 0)])
 
 
 def _couplings(run: Run, parts: Path, verdicts: list[dict[str, Any]]) -> Iterator[Coupling]:
