@@ -113,7 +113,7 @@ class ReflowSection:
     def training(self, flow: ProteinFlowTrainingConfig) -> ProteinFlowTrainingConfig:
         """How the rectified model is trained, after the base model's training `flow`."""
         loss, times = self.loss or flow.loss, self.times or flow.times
-        return replace(flow, loss=loss, times=times, optimizer=self.optimizer)
+        return replace(flow, loss=loss, times=times, optimizer=self.optimizer, start=None)
 
 
 @dataclass(frozen=True, kw_only=True)
