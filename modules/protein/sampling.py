@@ -32,6 +32,8 @@ NOISE_STREAM = 41
 EDGES_PER_CALL = {"cpu": 2**18, "other": 2**26}
 """rows · residues² · edge width of one network call. On the CPU little is gained beyond it; the figure for accelerators
 is a guess."""
+PUSHES, STRETCH = 12, 4
+"""Rounds of `repulsion`, and residues along the chain that move with one that is pushed."""
 CHAIN_GAP = 32
 """Places left free between two chains: the network reads the offset along the chain from the places."""
 
@@ -56,6 +58,9 @@ class ProteinSamplingConfig:
     """Time of the last call, whose prediction is the sample."""
     shift: float = 1.0
     """Spends more calls near the noise where greater than 1."""
+    repulsion: float = 0.0
+    """Ångström: in every prediction but the last, stretches of the chain with CA closer than this are pushed apart. 5
+    keeps a chain from running through itself, which a short training does not teach; 0 leaves predictions alone."""
     self_condition: bool = True
     """Show the network its last prediction; set it as in training."""
     reference: bool = False
@@ -73,10 +78,16 @@ class ProteinSamplingConfig:
             )
         if not 0 <= self.start < self.end <= 1:
             raise ConfigError(f"expected 0 <= start < end <= 1, got start={self.start} and end={self.end}.")
+        if not 0 <= self.repulsion <= 20:
+            raise ConfigError(
+                f"repulsion is a distance of 0 to 20 Å, got {self.repulsion}; 5 is usual, 0 switches it off."
+            )
         if not self.shift > 0:
             raise ConfigError(f"shift must be positive, got {self.shift}; 1 spaces the times evenly.")
-        if self.reference and (self.method != "first" or self.shift != 1.0):
-            raise ConfigError("the published sampler knows neither `method` nor `shift`; leave them at their defaults.")
+        if self.reference and (self.method != "first" or self.shift != 1.0 or self.repulsion):
+            raise ConfigError(
+                "the published sampler knows no method, no shift and no repulsion; leave them at their defaults."
+            )
         ExponentialSchedule(self.rotation_rate)
 
     def times(self) -> list[float]:
@@ -260,6 +271,8 @@ def _run(
         # The published sampler asks for its last prediction at the time of the one before.
         told = times[-2] if config.reference and t == times[-1] else t
         answer = _ask(model, x, told, call, seen)
+        if config.repulsion and t < times[-1]:
+            answer = pushed_apart(answer, call.places, call.generated, least=config.repulsion)
         answer = answer if constraint is None else constraint.guide(answer, t)
         if config.self_condition:
             seen = answer[..., 4:]
@@ -301,6 +314,28 @@ def _ask(model: ProteinNetwork, x: BatchFrames, t: float, call: _Call, seen: Ten
         self_condition=None if seen is None else spread(seen, identity[4:]),
     )
     return predicted if call.width == len(call.places) else predicted[:, call.places]
+
+
+def pushed_apart(
+    frames: BatchFrames, places: Int[Tensor, " residue"], generated: Bool[Tensor, " residue"], *, least: float
+) -> BatchFrames:
+    """`frames` with their translations moved so that CA three or more places apart tend to be `least` Å apart.
+
+    Every residue is moved by the mean over its neighbours along the chain of what each would need, so that stretches
+    move as wholes and bonds hardly change; given residues stay. Turns and moves with its input.
+    """
+    at = frames[..., 4:]
+    apart = (places[:, None] - places).abs()
+    far = apart >= 3
+    carried = (STRETCH - apart).clamp(min=0).to(at.dtype) * generated
+    carried = carried / STRETCH**2
+    for _ in range(PUSHES):
+        between = at[:, :, None] - at[:, None]
+        distance = between.norm(dim=-1).clamp(min=0.1)
+        missing = (least - distance).clamp(min=0.0) * far
+        pushes = ((missing / distance)[..., None] * between).sum(2) / (missing > 0).sum(2).clamp(min=1)[..., None]
+        at = at + carried @ pushes * generated[:, None]
+    return torch.cat([frames[..., :4], at], dim=-1)
 
 
 def _call(length: int, rows: int, constraint: Constraint | None, device: torch.device) -> _Call:

@@ -15,6 +15,7 @@ from modules.protein.sampling import (
     Constraint,
     ProteinSamplingConfig,
     noise_frames,
+    pushed_apart,
     sample_backbones,
     samples_per_call,
 )
@@ -57,10 +58,11 @@ def test_a_sample_has_the_same_bits_in_any_portion(rows: int, monkeypatch: pytes
     assert not torch.equal(together[0], together[1])
 
 
+@pytest.mark.parametrize("repulsion", [0.0, 5.0], ids=["free", "repelled"])
 @pytest.mark.parametrize("method", ["first", "two-call", "multistep"])
-def test_a_sample_turns_and_moves_with_its_noise(method):
+def test_a_sample_turns_and_moves_with_its_noise(method, repulsion: float):
     """To 1e-3 Å in float32, over 20 calls, as far as 40 Å from the origin."""
-    config = ProteinSamplingConfig(steps=20, method=method)
+    config = ProteinSamplingConfig(steps=20, method=method, repulsion=repulsion)
     model = network()
     noise = noise_frames(0, 0, 40)
     turn = quaternion.normalise(torch.tensor([0.2, -1.0, 0.7, 0.4]))
@@ -164,6 +166,29 @@ def test_two_chains_are_told_apart():
     assert shown[0]["residue_index"][0, places].tolist() == tied.residue_index.tolist()
 
 
+def test_crossing_stretches_are_pushed_apart_and_bonds_stay():
+    """Two strands that run through each other at 2 Å, in one chain with a wide loop between."""
+    line = 3.8 * (torch.arange(11.0) - 5)
+    zero = torch.zeros_like(line)
+    strands = torch.cat([torch.stack([line, zero, zero], -1), torch.stack([zero, line, zero + 2.0], -1)])
+    frames = torch.cat([torch.tensor([1.0, 0, 0, 0]).expand(22, 4), strands], dim=-1)[None]
+    places, free = torch.cat([torch.arange(11), torch.arange(100, 111)]), torch.ones(22, dtype=torch.bool)
+
+    def nearest(x: Tensor) -> float:
+        return torch.cdist(x[0, :11, 4:], x[0, 11:, 4:]).min().item()
+
+    def bonds(x: Tensor) -> Tensor:
+        return torch.stack([x[0, part, 4:].diff(dim=0).norm(dim=-1) for part in (slice(11), slice(11, 22))])
+
+    moved = pushed_apart(frames, places, free, least=5.0)
+    assert nearest(frames) == pytest.approx(2.0) and nearest(moved) > 4.0
+    assert (bonds(moved) - 3.8).abs().max() < 0.3
+    torch.testing.assert_close(moved[..., 4:].mean(1), frames[..., 4:].mean(1), rtol=0, atol=1e-4)
+    assert torch.equal(pushed_apart(moved, places, free, least=1.0), moved)
+    held = pushed_apart(frames, places, places < 50, least=5.0)
+    assert torch.equal(held[0, 11:], frames[0, 11:]) and nearest(held) > 3.0
+
+
 def test_rows_per_call_depend_on_sizes_alone():
     cpu = torch.device("cpu")
     assert samples_per_call(16, 32, cpu) == 16
@@ -187,6 +212,7 @@ def test_user_mistakes_are_named():
         ({"start": 0.5, "end": 0.2}, "start"),
         ({"shift": 0.0}, "shift"),
         ({"rotation_rate": -1.0}, "rate"),
+        ({"repulsion": -1.0}, "repulsion"),
         ({"reference": True, "shift": 2.0}, "published"),
     ):
         with pytest.raises(ConfigError, match=message):
