@@ -179,6 +179,10 @@ class SampleSection(ProteinSamplingConfig, SampleConfig):
 class EvaluateSection:
     """The samples against the prepared chains."""
 
+    judge: str | None = None
+    """Command that judges every sample, as `pairs.judge`; null: that of the pairs, if there is one."""
+    judge_seconds: float = 600.0
+    """Longest that it may take for one backbone."""
     bootstrap: int = 500
     """Resamplings for the confidence intervals."""
     tm_pairs: int = 200
@@ -195,6 +199,8 @@ class EvaluateSection:
                 f"expected counts of at least 0 and a reference of at least 1, got bootstrap={self.bootstrap}, "
                 f"tm_pairs={self.tm_pairs}, tm_training={self.tm_training} and reference={self.reference}."
             )
+        if self.judge_seconds <= 0:
+            raise ConfigError(f"evaluate.judge_seconds must be positive, got {self.judge_seconds}.")
 
 
 @dataclass(frozen=True, kw_only=True)

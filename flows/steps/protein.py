@@ -59,8 +59,9 @@ def prepare_structures(run: Run) -> None:
 def _check_what_comes_later(config: ProteinConfig) -> None:
     """A motif that does not fit, or a judge that is not there, is said now and not after hours of training."""
     tasks(config)
-    if config.pairs.judge is not None:
-        check_judge(config.pairs.judge)
+    for judge in (config.pairs.judge, config.evaluate.judge):
+        if judge is not None:
+            check_judge(judge)
 
 
 def _say(found: Prepared) -> None:
@@ -145,8 +146,8 @@ def evaluate(run: Run) -> None:
         tm_pairs=wanted.tm_pairs,
         tm_training=wanted.tm_training,
         seed=config.seed,
-        judge=config.pairs.judge,
-        judge_seconds=config.pairs.judge_seconds,
+        judge=wanted.judge or config.pairs.judge,
+        judge_seconds=wanted.judge_seconds,
     )
     result["motif"] = _worst(generated, {"motif_rmsd": "motif RMSD, Å", "motif_moved": "motif moved, Å"})
     result["symmetry"] = _worst(generated, {"asymmetry": "asymmetry, Å"})

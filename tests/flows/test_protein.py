@@ -28,7 +28,7 @@ Penstock = Callable[..., tuple[int, str, str]]
 DEBUG = ("--preset", "debug")
 
 
-def test_from_chains_to_a_report_and_again(penstock: Penstock, runs: Path) -> None:
+def test_from_chains_to_a_report_and_again(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
     code, out, err = penstock("report", "protein", *DEBUG, "--name", "one", "--seed", "5")
     assert code == 0, err
     run = Run(runs / "one")
@@ -76,6 +76,19 @@ def test_from_chains_to_a_report_and_again(penstock: Penstock, runs: Path) -> No
     assert len(list(twin.samples.glob("*.npz"))) == 5
     for path in run.samples.glob("*.npz"):
         assert path.read_bytes() == (twin.samples / path.name).read_bytes()
+
+    # An external judge can be asked afterwards; then the report no longer says that nothing was measured.
+    script = tmp_path / "judge.py"
+    script.write_text("""print('{"accept": true, "score": 1.5}')\n""")
+    code, out, err = penstock("report", "one", "--evaluate.judge", f"{sys.executable} {script} {{pdb}}")
+    assert code == 2 and "evaluate.judge" in err  # a setting of another verb
+    code, out, err = penstock("evaluate", "one", "--evaluate.judge", f"{sys.executable} {script} {{pdb}}")
+    assert code == 0, err
+    assert json.loads((run.path / "evaluation.json").read_text())["designability"]["accepted"] == 3
+    code, out, err = penstock("report", "one")
+    assert code == 0, err
+    page = (run.path / "report.html").read_text()
+    assert "Designability was not measured" not in page and "accepted 3 of 3" in page
 
 
 def test_motifs_symmetries_and_trajectories(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
