@@ -11,7 +11,7 @@ from data.errors import ConfigError
 from modules.geometry import quaternion
 from modules.geometry.frames import backbone_from_frames
 from modules.geometry.manifold import FRAMES
-from modules.protein.losses import WEIGHTS, ProteinLossConfig, protein_losses
+from modules.protein.losses import PEPTIDE_BOND, WEIGHTS, ProteinLossConfig, protein_losses
 
 NOTHING = ProteinLossConfig(**dict.fromkeys(WEIGHTS, 0.0), clamp=None, auxiliary_from=0.0)  # type: ignore[arg-type]
 BATCH, LENGTH = 3, 9
@@ -167,6 +167,20 @@ def test_bond_error_is_small_squared_and_large_linear():
                 errors.append(expected((now - before).abs() / width))
         found = losses(one("bond", bond_width=width), moved, target).total
         torch.testing.assert_close(found, torch.stack(errors).mean(0), rtol=2e-2, atol=1e-9)
+
+
+def test_ideal_bonds_are_those_of_a_planar_trans_bond_whatever_the_target():
+    """Distances worked out from bond lengths and angles: C-N 1.328, N-CA 1.461, CA-C 1.526 Å, 116.6° and 121.6°."""
+
+    def opposite(a: float, b: float, degrees: float) -> float:
+        return math.sqrt(a * a + b * b - 2 * a * b * math.cos(math.radians(degrees)))
+
+    expected = (opposite(1.526, 1.328, 116.6), 3.80, 1.328, opposite(1.328, 1.461, 121.6))
+    assert pytest.approx(expected, abs=0.01) == PEPTIDE_BOND
+    other, predicted = nudged(chain(0), 3.0), chain(1)
+    config = one("bond", bond_target="ideal")
+    torch.testing.assert_close(losses(config, predicted, other).total, losses(config, predicted, predicted).total)
+    assert (losses(config, predicted, predicted).total > 0.1).all()
 
 
 def test_mirror_images_are_told_apart_by_local_and_not_by_pairs_of_ca():
