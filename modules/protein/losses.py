@@ -22,8 +22,8 @@ Times = Float[Tensor, " batch"]
 Mask = Bool[Tensor, "batch residue"]
 
 PEPTIDE_BOND = (2.429, 3.804, 1.328, 2.435)
-"""CA-N, CA-CA, C-N and C-CA from one residue to the next, ångström: means over 210 chains of the PDB, where nearly every
-bond is trans."""
+"""CA-N, CA-CA, C-N and C-CA from one residue to the next, ångström: means over 210 chains of the PDB, nearly all of whose
+bonds are trans."""
 STRUCTURAL = ("bond", "local", "clash")
 WEIGHTS = ("translation", "rotation", "backbone", "pairs", *STRUCTURAL)
 
@@ -54,7 +54,7 @@ class ProteinLossConfig:
     """Distances between the atoms of neighbours in the chain: CA-CA, C-N, CA-N and C-CA. Together they hold the length
     and angles of the peptide bond, and its plane."""
     bond_target: Literal["data", "ideal"] = "data"
-    """`ideal`: the distances across a planar trans bond, for targets that were generated and whose bonds are not right."""
+    """`ideal`: distances across a planar trans bond, for generated targets, whose own are not quite right."""
     bond_width: float = 0.2
     """Ångström: errors smaller than this count squared, greater ones linearly, in units of it."""
     local: float = 0.0
