@@ -22,8 +22,8 @@ Times = Float[Tensor, " batch"]
 Mask = Bool[Tensor, "batch residue"]
 
 PEPTIDE_BOND = (2.429, 3.804, 1.328, 2.435)
-"""CA-N, CA-CA, C-N and C-CA from one residue to the next, ångström: means over 210 chains of the PDB, nearly all of whose
-bonds are trans."""
+"""CA-N, CA-CA, C-N and C-CA from one residue to the next, ångström: means over 210 chains of the PDB, of whose
+bonds nearly all are trans."""
 STRUCTURAL = ("bond", "local", "clash")
 WEIGHTS = ("translation", "rotation", "backbone", "pairs", *STRUCTURAL)
 
