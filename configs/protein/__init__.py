@@ -125,6 +125,8 @@ class CompareSection:
     count: int = 48
     """Samples of each."""
     lengths: LengthsSection = field(default_factory=LengthsSection)
+    repulsion: float = 0.0
+    """In place of `sample.repulsion`, whose other settings hold here too: 0 compares the networks, not the helper."""
 
     def __post_init__(self) -> None:
         if not self.steps or min(self.steps) < 2:

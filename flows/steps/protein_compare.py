@@ -62,6 +62,7 @@ def compare(run: Run) -> None:
             progress.update(len(rows), score=rows[-1]["score"])
     result = {
         "samples": wanted.count,
+        "repulsion": wanted.repulsion,
         "shortest": min(lengths),
         "longest": max(lengths),
         "reference": {"chains": reference.chains, "values": _shown(reference)},
@@ -86,7 +87,7 @@ def _draw(network: ProteinNetwork, run: Run, lengths: list[int], steps: int) -> 
     config: ProteinConfig = run.config
     drawn = sample_backbones(
         network,
-        replace(config.sample, steps=steps),
+        replace(config.sample, steps=steps, repulsion=config.compare.repulsion),
         seed=config.seed,
         indices=range(len(lengths)),
         lengths=lengths,

@@ -143,13 +143,18 @@ def _comparison(comparison: Mapping[str, Any]) -> list[Section]:
     ]
     note = (
         f"{comparison['samples']} backbones of {comparison['shortest']} to {comparison['longest']} residues each, all "
-        f"models and step counts from the same noise, held against {reference['chains']} real chains. {SCORE}"
+        f"models and step counts from the same noise, {_repulsion(comparison['repulsion'])}, held against "
+        f"{reference['chains']} real chains. {SCORE}"
     )
     columns = ("model", "calls", "score", *(name.replace("_", " ") for name in names))
     return [
         Figures(title="Base and rectified model", figures=pictures),
         Table(title="Few steps and many", columns=columns, rows=table, note=note),
     ]
+
+
+def _repulsion(distance: float) -> str:
+    return f"with repulsion of {distance:g} Å" if distance else "without repulsion"
 
 
 def _lines(
