@@ -229,9 +229,13 @@ def _export_models(arguments: argparse.Namespace, target: str | None) -> None:
 
     run = _existing(arguments, target, [])
     folder = (arguments.to or run.exports / "models").resolve()
+    trained = [stage for stage in run.domain.models if TRAIN + stage in run.finished()]
+    if not trained:
+        raise PenstockError(f"nothing is trained in {run.name} yet: `penstock resume {run.name}`.")
     for stage in run.domain.models:
-        if TRAIN + stage not in run.finished():
-            raise PenstockError(f"{stage} is not trained in {run.name} yet: `penstock resume {run.name}`.")
+        if stage not in trained:
+            print(f"{stage}: not trained in {run.name} yet")
+            continue
         read_model(run.model(stage))
         if (folder / stage).exists():
             shutil.rmtree(folder / stage)

@@ -105,7 +105,9 @@ class Tracker:
     """
 
     def __init__(self, run: "Run", step: str) -> None:
-        self.mode = run.config.wandb
+        # Whatever the run was made with, WANDB_MODE=off silences a later step of it.
+        silenced = MODES.get(os.environ.get("WANDB_MODE", "")) == "off"
+        self.mode = "off" if silenced else run.config.wandb
         self._run: Any = None
         if self.mode != "off":
             self._guard(lambda: self._start(run, step))

@@ -26,10 +26,13 @@ def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.compiler.assume_constant_result
 def products_are_rounded() -> bool:
     """Whether products of float32 may be rounded on the way; to the compiler, as it was when it first looked."""
     return torch.get_float32_matmul_precision() != "highest"
+
+
+# What torch.compiler.assume_constant_result does, which would load the compiler for it: a second in every process.
+vars(products_are_rounded)["_dynamo_marked_constant"] = True
 
 
 def coordinate_type(x: Float[Tensor, "*shape"]) -> torch.dtype:

@@ -20,7 +20,7 @@ from modules.protein.metrics import StructureTable, structure_score, structure_t
 from modules.protein.network import ProteinNetwork
 from modules.protein.sampling import sample_backbones
 
-CHAINS = Path(__file__).resolve().parents[4] / "shared" / "datasets" / "protein" / "pdb"
+CHAINS = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "protein" / "pdb"
 COUNT, LENGTH, STEPS = 32, 64, 10
 
 pytestmark = [
