@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.errors import CheckpointError
+from data.model_folder import read_model
+from flows.run import Run
 from flows.steps.protein_import import import_reqflow_file
 from tests.data.foreign_files import save_lightning
 
@@ -85,3 +87,38 @@ def test_a_hostile_checkpoint_is_refused(tmp_path):
     assert not mark.exists()
     torch.load(tmp_path / "a.ckpt", weights_only=False)  # which does run it
     assert mark.exists()
+
+
+def test_published_weights_become_a_run_and_its_samples_molecules(original, penstock, runs, tmp_path, monkeypatch):
+    """From a download to backbones that W&B can show, by the commands a user types."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    state, config = original
+    path = save_lightning(tmp_path / "last.ckpt", state, config)
+    code, _, err = penstock("import", "--from", "reqflow", str(path), "--name", "published")
+    assert code == 0, err
+    run = Run(runs / "published")
+    lengths = ("--sample.lengths.shortest", "20", "--sample.lengths.longest", "24")
+    code, out, err = penstock("sample", "published", "--count", "2", "--sample.steps", "3", *lengths)
+    assert code == 0, err
+    assert "going on without it" not in out
+    assert len(list(run.samples.glob("*.pdb"))) == 2
+    assert len(list((run.path / "wandb").glob("offline-run-*/files/media/molecule/*.pdb"))) == 2
+
+    code, out, err = penstock("export", "model", "published")
+    assert code == 0, err
+    assert "reflow: not trained" in out
+    assert read_model(run.exports / "models" / "flow")[1]["domain"] == "protein"
+
+
+def test_a_step_is_not_tracked_where_the_environment_says_off(original, penstock, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    state, config = original
+    code, _, err = penstock(
+        "import", "--from", "reqflow", str(save_lightning(tmp_path / "last.ckpt", state, config)), "--name", "published"
+    )
+    assert code == 0, err
+    monkeypatch.setenv("WANDB_MODE", "off")
+    code, out, err = penstock("sample", "published", "--count", "1", "--sample.steps", "2")
+    assert (code, "going on without it" in out) == (0, False), err
+    assert not list((runs / "published").glob("wandb/offline-run-*"))
