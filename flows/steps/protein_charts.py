@@ -20,6 +20,7 @@ def few_steps_chart(
     points = [point for line in lines.values() for point in line]
     low, high = math.log(min(x for x, _ in points)), math.log(max(x for x, _ in points))
     top = 1.1 * max(*(y for _, y in points), floor or 0.0) or 1.0
+    decimals = max(2, 1 - math.floor(math.log10(top)))
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (math.log(x) - low) / ((high - low) or 1.0)
@@ -29,7 +30,7 @@ def few_steps_chart(
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         _, y = at(math.exp(low), share * top)
         parts.append(f'<line class="g" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * top:.2f}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * top:.{decimals}f}</text>')
     for calls in sorted({x for x, _ in points}):
         x, _ = at(calls, 0)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 20}" text-anchor="middle">{calls}</text>')
