@@ -1,5 +1,6 @@
 # From a fresh machine with Python 3.11+, git and make: `make demo` or `make test` is all there is to type.
 PYTHON ?= python3
+DOMAIN ?= shape
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -16,8 +17,8 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## the main job: synthetic solids in, trained models, new meshes and a report out
-	$(BIN)/penstock run shape --preset demo
+demo: $(READY)  ## the main job, from synthetic data to a report: solids, or with DOMAIN=protein backbones
+	$(BIN)/penstock run $(DOMAIN) --preset demo
 
 test: $(READY) lint  ## lint, type check, layer contracts, and the default tests
 	$(BIN)/pytest

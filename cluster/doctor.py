@@ -14,6 +14,9 @@ from flows.provenance import hardware, usable_cores
 OPTIONAL = {
     "ray": ("several machines, sweeps", "pip install 'penstock[ray]'"),
     "transformers": ("image conditions (DINOv2)", "pip install 'penstock[vision]'"),
+    "gemmi": ("structure files", "pip install 'penstock[protein]'"),
+    "mdtraj": ("secondary structure", "pip install 'penstock[protein]'"),
+    "tmtools": ("TM-scores", "pip install 'penstock[protein]'"),
 }
 """Package → what it is for, and how to get it."""
 NEEDED = ("lightning", "metaflow", "wandb", "h5py", "trimesh", "igl", "manifold3d")
