@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from configs.load import to_plain
@@ -107,12 +107,13 @@ class Tracker:
     def __init__(self, run: "Run", step: str) -> None:
         # Whatever the run was made with, WANDB_MODE=off silences a later step of it.
         silenced = MODES.get(os.environ.get("WANDB_MODE", "")) == "off"
-        self.mode = "off" if silenced else run.config.wandb
+        self.mode: Literal["online", "offline", "off"] = "off" if silenced else run.config.wandb
         self._run: Any = None
         if self.mode != "off":
             self._guard(lambda: self._start(run, step))
 
     def _start(self, run: "Run", step: str) -> None:
+        assert self.mode != "off"
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # late: 1.5 s

@@ -1,5 +1,6 @@
 """The configuration of the protein domain."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -143,6 +144,8 @@ class MotifSection:
     """PDB or mmCIF file with the motif; null draws without."""
     contig: str | None = None
     """What goes where, e.g. "10-40/A163-181/10-40": lengths (or ranges) to make, and residues of the file to keep."""
+    length: str | None = None
+    """Residues in all, a number or a range ("80-100"), where the contig leaves a choice; null: whatever it gives."""
     mode: MotifMode = "hard"
     """`hard`: the motif's atoms stay exactly where they are. `guided`: the samples are drawn towards it."""
 
@@ -152,6 +155,20 @@ class MotifSection:
             raise ConfigError(f"a motif needs a file and a contig: motif.{given} is set, motif.{missing} is not.")
         if self.contig is not None:
             parse_contig(self.contig)
+        if self.length is not None and self.file is None:
+            raise ConfigError("motif.length is that of a design around a motif; set motif.file and motif.contig too.")
+        _ = self.total  # read once, so that a mistake is named now
+
+    @property
+    def total(self) -> tuple[int, int] | None:
+        """Least and most residues in all; None where the contig alone decides."""
+        if self.length is None:
+            return None
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", self.length.strip())
+        ends = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= ends[0] <= ends[1]:
+            raise ConfigError(f"motif.length: expected a number or a range such as 80-100, got '{self.length}'.")
+        return ends
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,8 @@ def tasks(config: ProteinConfig) -> list[Task]:
         assert wanted.motif.contig is not None
         chains = read_chains(Path(wanted.motif.file))
         contig = parse_contig(wanted.motif.contig)
-        motifs = [place_motif(contig, chains, seed=mix(seed, k)) for k in range(wanted.count)]
+        total = wanted.motif.total
+        motifs = [place_motif(contig, chains, seed=mix(seed, k), total=total) for k in range(wanted.count)]
         return [Task(k, len(motif), motif_constraint(motif, wanted.motif.mode)) for k, motif in enumerate(motifs)]
     lengths = [wanted.lengths.of(k, seed) for k in range(wanted.count)]
     if wanted.symmetry is not None:

@@ -111,11 +111,15 @@ def test_motifs_symmetries_and_trajectories(penstock: Penstock, runs: Path, tmp_
         np.testing.assert_allclose(
             chain.backbone.atoms[at], read_chains(tmp_path / "given.pdb")[0].backbone.atoms[10:22]
         )
+    code, _, err = penstock("sample", "built", "--sample.motif.length", "22")
+    assert code == 0, err
+    assert {len(read_generated(path).frames) for path in run.samples.glob("*.npz")} == {22}
     code, _, err = penstock("sample", "built", "--sample.motif.contig", "5/A11-99/4")
     assert code == 2
     assert "A11-99" in err and "1-30" in err
 
-    tied = ("--sample.motif.file", "null", "--sample.motif.contig", "null", "--sample.symmetry", "D2")
+    tied = ("--sample.motif.file", "null", "--sample.motif.contig", "null")
+    tied = (*tied, "--sample.motif.length", "null", "--sample.symmetry", "D2")
     code, _, err = penstock("sample", "built", *tied, "--sample.trajectory", "true")
     assert code == 0, err
     code, _, err = penstock("export", "built")
@@ -222,6 +226,7 @@ def test_what_comes_later_is_checked_first(penstock: Penstock, runs: Path, tmp_p
     ("setting", "value", "words"),
     [
         ("--sample.motif.contig", "10-20/A1-5", ("motif.file", "contig")),
+        ("--sample.motif.length", "80-100", ("motif.file",)),
         ("--sample.symmetry", "T", ("symmetry",)),
         ("--export.formats", "glb", ("pdb, ", "got glb")),
         ("--pairs.lengths.shortest", "900", ("shortest=900",)),
