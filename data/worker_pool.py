@@ -47,7 +47,7 @@ def worked(
             try:
                 yield task, next(_pooled([(k, task)], work, 1, preload))[1]
             except BrokenProcessPool:
-                yield task, crashed(task, "the process that read it crashed or ran out of memory.")
+                yield task, crashed(task, "the process that prepared it crashed or ran out of memory.")
 
 
 def _pooled(
@@ -66,7 +66,8 @@ def _pooled(
 
 
 def _start_worker() -> None:
-    """No worker outlives the process that started it."""
+    """One thread per worker, and no worker outlives the process that started it."""
+    os.environ["IGL_NUM_THREADS"] = "1"
     parent = multiprocessing.parent_process()
     assert parent is not None
 

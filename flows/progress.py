@@ -5,6 +5,9 @@ import sys
 import time
 from typing import Any
 
+from data.preparing import Progress as Preparing
+from data.preparing import Show
+
 MARK = "» "
 """A line that begins so replaces the one before it on a terminal."""
 
@@ -53,3 +56,15 @@ class Progress:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
         ]
         return "  ".join(parts)
+
+
+def shown(what: str, unit: str) -> Show:
+    """Says how far a preparation is; its first call tells how much was done before."""
+    progress: list[Progress] = []
+
+    def show(state: Preparing) -> None:
+        if not progress:
+            progress.append(Progress(what, state.total, unit, start=state.resumed))
+        progress[0].update(state.done, refused=state.refused)
+
+    return show

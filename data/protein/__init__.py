@@ -6,11 +6,9 @@ from data.protein.filters import ProteinFilterConfig
 from data.protein.kinds import PROTEIN_BACKBONES
 from data.protein.preparation import (
     Prepared,
-    Progress,
     ProteinPreparationConfig,
     preparation_key,
     prepare,
-    read_refused,
 )
 from data.protein.reading import STRUCTURE_SUFFIXES, Chain, is_structure, read_chains
 from data.protein.secondary_structure import assign
@@ -21,7 +19,6 @@ __all__ = [
     "Chain",
     "ClusterConfig",
     "Prepared",
-    "Progress",
     "ProteinFilterConfig",
     "ProteinPreparationConfig",
     "ProteinSample",
@@ -33,5 +30,4 @@ __all__ = [
     "preparation_key",
     "prepare",
     "read_chains",
-    "read_refused",
 ]

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from data.batch import Backbone, BackboneBatch
 from data.errors import ConfigError
+from data.item_cache import ItemCache
 from data.protein.kinds import PROTEIN_BACKBONES
 from data.protein.secondary_structure import decode
 from data.store import Reader
@@ -49,8 +49,7 @@ class ProteinSamples:
     def __init__(self, path: Path, config: ProteinSamplesConfig | None = None, *, cache_bytes: int = 2**30) -> None:
         self.config = config or ProteinSamplesConfig()
         self._reader = Reader(path, PROTEIN_BACKBONES)
-        self._kept: dict[int, dict[str, np.ndarray]] = {}
-        self._room = cache_bytes
+        self._stored = ItemCache(self._read, cache_bytes)
         self.path = Path(path)
         self.ids = self._reader.ids
         self.fingerprint = self._reader.fingerprint
@@ -69,7 +68,7 @@ class ProteinSamples:
 
         Atoms are float32 in Å; absent ones are zero. `residue_index` begins at 1.
         """
-        stored, length = self._read(index), self.lengths[index]
+        stored, length = self._stored[index], self.lengths[index]
         start = _start(np.all(stored["present"][:, :3], axis=1), length, np.random.default_rng(seed))
         atoms, present, residue_index = (stored[name][start : start + length] for name in _ARRAYS)
         resolved = present[:, :3].all(axis=1)
@@ -131,19 +130,8 @@ class ProteinSamples:
         return None if np.isnan(value) else value
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
-        if index in self._kept:
-            return self._kept[index]
         stored = self._reader.read(index, _ARRAYS)
-        stored["present"] = stored["present"].astype(bool)
-        size = sum(value.nbytes for value in stored.values())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = stored
-        return stored
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = sum(value.nbytes for stored in self._kept.values() for value in stored.values())
-        return {**self.__dict__, "_kept": {}, "_room": self._room + kept}
+        return stored | {"present": stored["present"].astype(bool)}
 
 
 def _start(resolved: np.ndarray, length: int, rng: np.random.Generator) -> int:

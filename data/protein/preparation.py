@@ -1,12 +1,10 @@
 """Structure files, or the synthetic chains, made into one `backbones.h5`: in parallel, resumable file by file."""
 
-import csv
 import hashlib
 import json
 import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,18 @@ from data.atomic import written_file
 from data.batch import Backbone
 from data.errors import ConfigError, PenstockError, SchemaError, StructureError
 from data.extras import require
+from data.preparing import (
+    Show,
+    content_hash,
+    digest,
+    distinct_ids,
+    followed,
+    part_path,
+    read_refused,
+    remove_partial,
+    visible_files,
+    write_refused,
+)
 from data.protein.clusters import ClusterConfig, cluster_sequences
 from data.protein.filters import ProteinFilterConfig, radius_curve, radius_of_gyration, refusal
 from data.protein.kinds import PROTEIN_BACKBONES
@@ -45,21 +55,6 @@ class ProteinPreparationConfig:
     def __post_init__(self) -> None:
         if self.processes < 0:
             raise ConfigError("processes must not be negative; 0 means one per core.")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a preparation is."""
-
-    done: int
-    """Files (or synthetic chains) finished, those of an earlier, broken-off run included."""
-    total: int
-    refused: int
-    """Files of which nothing could be used."""
-    resumed: int
-    """Of `done`, those found finished at the start."""
-    item_id: str
-    """The file just finished, or "" at the start."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def prepare(
     source: Path | SyntheticProteinConfig,
     config: ProteinPreparationConfig,
     folder: Path,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Show | None = None,
 ) -> Prepared:
     """Prepare all chains of `source` (a folder, a file, or the synthetic set) into `folder/backbones.h5`, with
     `folder/refused.csv` beside it.
@@ -146,15 +141,6 @@ def preparation_key(source: Path | SyntheticProteinConfig, config: ProteinPrepar
     return _key(_tasks(source), config)
 
 
-def read_refused(backbones: Path) -> dict[str, str]:
-    """Reason by file or chain, from the refused.csv beside a backbones.h5."""
-    listed = backbones.with_name("refused.csv")
-    if not listed.exists():
-        return {}
-    with listed.open(newline="") as file:
-        return {row["structure"]: row["reason"] for row in csv.DictReader(file)}
-
-
 def _key(tasks: list[_Task], config: ProteinPreparationConfig) -> str:
     inputs = [[t.item_id, t.content, asdict(t.synthetic) if t.synthetic else None, t.index] for t in tasks]
     words = [VERSION, PROTEIN_BACKBONES.name, PROTEIN_BACKBONES.version, _config_json(config), inputs]
@@ -176,9 +162,8 @@ def _tasks(source: Path | SyntheticProteinConfig) -> list[_Task]:
             raise PenstockError(f"expected a structure file ({endings}) or a folder of them, got {source}.")
         files, names = [source], [source.name]
     elif source.is_dir():
-        found = {p.relative_to(source).as_posix(): p for p in source.rglob("*") if is_structure(p) and p.is_file()}
-        names = sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
-        files = [found[name] for name in names]
+        found = visible_files(source, is_structure)
+        names, files = list(found), list(found.values())
     else:
         raise PenstockError(f"expected a folder of PDB or mmCIF files, but {source} is missing. Check its path.")
     if not files:
@@ -187,7 +172,7 @@ def _tasks(source: Path | SyntheticProteinConfig) -> list[_Task]:
             "Give the folder that holds them."
         )
     return [
-        _Task(item_id, name, path, _content(path))
+        _Task(item_id, name, path, content_hash(path))
         for item_id, name, path in zip(_ids(names), names, files, strict=True)
     ]
 
@@ -198,20 +183,8 @@ def _ids(names: list[str]) -> list[str]:
     def short(name: str) -> str:
         return next(name[: -len(s)] for s in sorted(STRUCTURE_SUFFIXES, key=len)[::-1] if name.lower().endswith(s))
 
-    ids = [_UNFIT.sub("-", short(name)) for name in names]
-    counts = Counter(ids)
-    ids = [i if counts[i] == 1 else _UNFIT.sub("-", name) for i, name in zip(ids, names, strict=True)]
-    counts = Counter(ids)
-    return [i if counts[i] == 1 else f"{i}-{_digest(name)}" for i, name in zip(ids, names, strict=True)]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    shorts, whole = ([_UNFIT.sub("-", form) for form in forms] for forms in (map(short, names), names))
+    return distinct_ids(shorts, whole, names)
 
 
 def _finished(path: Path, key: str) -> Prepared | None:
@@ -232,7 +205,7 @@ def _finished(path: Path, key: str) -> Prepared | None:
 
 
 def _part(parts: Path, task: _Task) -> Path:
-    return parts / f"{hashlib.sha256(task.item_id.encode()).hexdigest()[:32]}.npz"
+    return part_path(parts, task.item_id, ".npz")
 
 
 @dataclass(frozen=True)
@@ -315,21 +288,17 @@ def _run(
     tasks: list[_Task],
     config: ProteinPreparationConfig,
     parts: Path,
-    progress: Callable[[Progress], None] | None,
+    progress: Show | None,
 ) -> None:
     """Work through all tasks that have no part yet."""
-    for left in parts.glob(".*.partial"):  # of a killed run; nobody else writes here
-        left.unlink()
+    remove_partial(parts)
     todo = [task for task in tasks if not _part(parts, task).exists()]
-    resumed = done = len(tasks) - len(todo)
     refused = sum(not _report(_part(parts, task))["kept"] for task in tasks if _part(parts, task).exists())
-    tell = progress or (lambda _: None)
-    tell(Progress(done, len(tasks), refused, resumed, ""))
     work = _Work(config.filter, parts)
     processes = config.processes or (1 if len(todo) < FEW else 0)
-    for task, fine in worked(todo, work, processes, crashed=work.refuse, preload="data.protein.preparation"):
-        done, refused = done + 1, refused + (not fine)
-        tell(Progress(done, len(tasks), refused, resumed, task.name))
+    done = worked(todo, work, processes, crashed=work.refuse, preload="data.protein.preparation")
+    results = ((task.name, fine) for task, fine in done)
+    followed(results, len(tasks), len(tasks) - len(todo), refused, progress)
 
 
 def _report(part: Path) -> dict[str, Any]:
@@ -346,7 +315,7 @@ def _chains(
     for task in tasks:
         with np.load(_part(parts, task), allow_pickle=False) as stored:
             for k, (item_id, name) in enumerate(json.loads(str(stored["report"]))["kept"]):
-                unique = item_id if item_id not in seen else f"{item_id}-{_digest(name)}"
+                unique = item_id if item_id not in seen else f"{item_id}-{digest(name)}"
                 seen.add(unique)
                 keys = [key for key in stored.files if key.startswith(f"{k}/{only or ''}")]
                 yield unique, name, {key.split("/")[1]: stored[key] for key in keys}
@@ -359,8 +328,7 @@ def _assemble(tasks: list[_Task], key: str, config: ProteinPreparationConfig, pa
         refused |= _report(_part(parts, task))["refused"]
     if tasks[0].path is not None:
         refused |= _beyond_curve(tasks, parts, config.filter)
-    with written_file(path.with_name("refused.csv")) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([("structure", "reason"), *refused.items()])
+    listed = write_refused(path, refused)
     kept = [
         (item_id, a["residue_type"])
         for item_id, name, a in _chains(tasks, parts, "residue_type")
@@ -370,7 +338,7 @@ def _assemble(tasks: list[_Task], key: str, config: ProteinPreparationConfig, pa
         name, reason = next(iter(refused.items()))
         raise PenstockError(
             f"expected at least one chain that can be used, but all {len(refused)} were refused; the first, {name}: "
-            f"{reason} All reasons: {path.with_name('refused.csv')}."
+            f"{reason} All reasons: {listed}."
         )
     ids = tuple(item_id for item_id, _ in kept)
     groups = tuple(ids[k] for k in cluster_sequences([sequence for _, sequence in kept], config.clusters))

@@ -4,7 +4,7 @@ from data.shape.datasets import LatentSamples, ShapeSamples, ShapeSamplesConfig,
 from data.shape.item import PrepareConfig, prepare_item
 from data.shape.kinds import SHAPE_LATENTS, SHAPE_SAMPLES
 from data.shape.mesh_reading import SourceMesh, read_mesh
-from data.shape.preparation import Preparation, Progress, preparation_key, prepare, read_refused
+from data.shape.preparation import Preparation, preparation_key, prepare
 
 __all__ = [
     "SHAPE_LATENTS",
@@ -12,7 +12,6 @@ __all__ = [
     "LatentSamples",
     "Preparation",
     "PrepareConfig",
-    "Progress",
     "ShapeSamples",
     "ShapeSamplesConfig",
     "SourceMesh",
@@ -20,6 +19,5 @@ __all__ = [
     "prepare",
     "prepare_item",
     "read_mesh",
-    "read_refused",
     "write_latents",
 ]

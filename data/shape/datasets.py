@@ -1,7 +1,7 @@
 """Prepared shapes and latents as items that the data module draws samples from."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.batch import LatentBatch, SurfaceBatch, TriangleMesh
 from data.errors import ConfigError
+from data.item_cache import ItemCache
 from data.shape.kinds import SHAPE_LATENTS, SHAPE_SAMPLES
 from data.store import Reader, Writer
 
@@ -61,7 +62,7 @@ class ShapeSamples:
     def __init__(self, path: Path, config: ShapeSamplesConfig | None = None, *, cache_bytes: int = 2**30) -> None:
         self.config = config or ShapeSamplesConfig()
         self._reader = Reader(path, SHAPE_SAMPLES)
-        self._stored = _Cache(self._read_points, cache_bytes)
+        self._stored = ItemCache(self._read_points, cache_bytes)
         self.ids = self._reader.ids
         self.classes: tuple[str, ...] = tuple(json.loads(str(self._reader.attributes["classes"])))
         self.fingerprint = self._reader.fingerprint
@@ -122,28 +123,6 @@ class ShapeSamples:
         return self._reader.read(index, _POINTS)
 
 
-class _Cache:
-    """Arrays of items, read once and kept as long as they fit; a copy in another process starts empty."""
-
-    def __init__(self, read: Callable[[int], dict[str, np.ndarray]], num_bytes: int) -> None:
-        self._read, self._room = read, num_bytes
-        self._kept: dict[int, dict[str, np.ndarray]] = {}
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if index in self._kept:
-            return self._kept[index]
-        stored = self._read(index)
-        size = sum(np.asarray(value).nbytes for value in stored.values())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = stored
-        return stored
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = sum(np.asarray(value).nbytes for stored in self._kept.values() for value in stored.values())
-        return {**self.__dict__, "_kept": {}, "_room": self._room + kept}
-
-
 def _draw(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` rows without replacement where there are enough, with replacement otherwise."""
     if not count:
@@ -175,7 +154,7 @@ class LatentSamples:
         self.ids = self._reader.ids
         self.classes: tuple[str, ...] = tuple(json.loads(str(self._reader.attributes["classes"])))
         self.fingerprint = self._reader.fingerprint
-        self._stored = _Cache(self._reader.read, cache_bytes)
+        self._stored = ItemCache(self._reader.read, cache_bytes)
 
     def __len__(self) -> int:
         return len(self.ids)

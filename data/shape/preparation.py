@@ -1,16 +1,9 @@
 """A folder of meshes, or the synthetic solids, made into one `samples.h5`: in parallel, resumable object by object."""
 
-import csv
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,28 +11,28 @@ import numpy as np
 
 from data.atomic import written_file
 from data.errors import MeshError, PenstockError, SchemaError
+from data.preparing import (
+    Show,
+    content_hash,
+    distinct_ids,
+    followed,
+    part_path,
+    read_refused,
+    remove_partial,
+    visible_files,
+    write_refused,
+)
 from data.shape.item import PrepareConfig, prepare_item
 from data.shape.kinds import SHAPE_SAMPLES
 from data.shape.mesh_reading import MESH_SUFFIXES, SourceMesh, read_mesh
 from data.store import Reader, Writer
 from data.synthetic.shape import SyntheticShapesConfig, synthetic_ids, synthetic_mesh
+from data.worker_pool import worked
 
+ARRAYS, REFUSAL = ".npz", ".json"
+"""Endings of the part of an object: its arrays, or the reason of its refusal."""
 VERSION = 1
 """Raised when the same inputs and configuration would give other samples."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a preparation is."""
-
-    done: int
-    """Objects finished, those of an earlier, broken-off run included."""
-    total: int
-    refused: int
-    resumed: int
-    """Of `done`, those found finished at the start."""
-    item_id: str
-    """The object just finished, or "" at the start."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def prepare(
     source: Path | SyntheticShapesConfig,
     config: PrepareConfig,
     folder: Path,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Show | None = None,
 ) -> Preparation:
     """Prepare all objects of `source` into `folder/samples.h5`, with `folder/refused.csv` beside it.
 
@@ -151,38 +144,25 @@ def _tasks(source: Path | SyntheticShapesConfig) -> tuple[list[_Task], tuple[str
     if not source.is_dir():
         what = "a file" if source.exists() else "missing"
         raise PenstockError(f"expected a folder of meshes, but {source} is {what}. Give the folder that holds them.")
-    files = sorted(
-        (p for p in source.rglob("*") if p.suffix.lower() in MESH_SUFFIXES and p.is_file()),
-        key=lambda p: p.relative_to(source).as_posix(),
-    )
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+    files = visible_files(source, lambda path: path.suffix.lower() in MESH_SUFFIXES)
     if not files:
         raise PenstockError(
             f"expected mesh files ({', '.join(MESH_SUFFIXES)}) in {source}, but there are none, "
             "also not in its subfolders. Give the folder that holds them."
         )
-    names = [path.relative_to(source).as_posix() for path in files]
+    names = list(files)
     parents = [name.split("/")[0] if "/" in name else "" for name in names]
     classes = tuple(sorted({parent for parent in parents if parent}))
     return [
-        _Task(item_id, name, classes.index(parent) if parent else -1, path, _content(path))
-        for item_id, name, parent, path in zip(_ids(names), names, parents, files, strict=True)
+        _Task(item_id, name, classes.index(parent) if parent else -1, path, content_hash(path))
+        for item_id, name, parent, path in zip(_ids(names), names, parents, files.values(), strict=True)
     ], classes
 
 
 def _ids(names: list[str]) -> list[str]:
     """Ids fit for file names: the path without its ending, folders joined by '-'; where two agree, with the ending."""
-    short = [name.rsplit(".", 1)[0].replace("/", "-") for name in names]
-    counts = Counter(short)
-    ids = [s if counts[s] == 1 else n.replace("/", "-") for s, n in zip(short, names, strict=True)]
-    counts = Counter(ids)
-    digests = [hashlib.sha256(name.encode()).hexdigest()[:8] for name in names]
-    return [i if counts[i] == 1 else f"{i}-{digest}" for i, digest in zip(ids, digests, strict=True)]
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = [name.replace("/", "-") for name in names]
+    return distinct_ids([name.rsplit(".", 1)[0] for name in whole], whole, names)
 
 
 def _finished(path: Path, key: str) -> Preparation | None:
@@ -200,106 +180,42 @@ def _finished(path: Path, key: str) -> Preparation | None:
     return Preparation(path, key, reader.ids, refused, treatments, reused=True)
 
 
-def read_refused(samples: Path) -> dict[str, str]:
-    """Reason by object, from the refused.csv beside a samples.h5."""
-    listed = samples.with_name("refused.csv")
-    if not listed.exists():
-        return {}
-    with listed.open(newline="") as file:
-        return {row["object"]: row["reason"] for row in csv.DictReader(file)}
-
-
 # One part file per object: the arrays as .npz, or the reason of the refusal as .json.
 
 
-def _part(parts: Path, task: _Task) -> Path:
-    return parts / hashlib.sha256(task.item_id.encode()).hexdigest()[:32]
+@dataclass(frozen=True)
+class _Work:
+    """What a worker does with an object; False where it was refused."""
 
+    config: PrepareConfig
+    parts: Path
 
-def _work(task: _Task, config: PrepareConfig, parts: Path) -> bool:
-    """Prepare one object and write its part; False where it was refused."""
-    part = _part(parts, task)
-    try:
-        arrays = prepare_item(task.read(config.max_faces), config, task.item_id, task.label)
-    except MeshError as error:
-        _write_refusal(part, str(error))
+    def __call__(self, task: _Task) -> bool:
+        try:
+            arrays = prepare_item(task.read(self.config.max_faces), self.config, task.item_id, task.label)
+        except MeshError as error:
+            return self.refuse(task, str(error))
+        part = part_path(self.parts, task.item_id, ARRAYS)
+        with written_file(part) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+        return True
+
+    def refuse(self, task: _Task, reason: str) -> bool:
+        with written_file(part_path(self.parts, task.item_id, REFUSAL)) as temporary:
+            temporary.write_text(json.dumps({"reason": reason}))
         return False
-    with written_file(part.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-    return True
 
 
-def _write_refusal(part: Path, reason: str) -> None:
-    with written_file(part.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"reason": reason}))
-
-
-def _run(tasks: list[_Task], config: PrepareConfig, parts: Path, progress: Callable[[Progress], None] | None) -> None:
+def _run(tasks: list[_Task], config: PrepareConfig, parts: Path, progress: Show | None) -> None:
     """Work through all tasks that have no part yet."""
-    for left in parts.glob(".*.partial"):  # of a killed run; nobody else writes here
-        left.unlink()
-    todo = [t for t in tasks if not any(_part(parts, t).with_suffix(s).exists() for s in (".npz", ".json"))]
-    resumed = done = len(tasks) - len(todo)
-    refused = sum(1 for _ in parts.glob("*.json"))
-    tell = progress or (lambda _: None)
-    tell(Progress(done, len(tasks), refused, resumed, ""))
-    for task, fine in _worked(todo, config, parts):
-        done, refused = done + 1, refused + (not fine)
-        tell(Progress(done, len(tasks), refused, resumed, task.item_id))
-
-
-def _worked(tasks: list[_Task], config: PrepareConfig, parts: Path) -> Iterator[tuple[_Task, bool]]:
-    """(task, whether it was prepared) as they finish."""
-    processes = min(config.processes or _cores(), len(tasks))
-    if processes <= 1:
-        yield from ((task, _work(task, config, parts)) for task in tasks)
-        return
-    finished: set[str] = set()
-    try:
-        for task, fine in _pooled(tasks, config, parts, processes):
-            finished.add(task.item_id)
-            yield task, fine
-    except BrokenProcessPool:
-        # A mesh can crash the C++ underneath. Alone in a process, each of the others survives it.
-        for task in tasks:
-            if task.item_id in finished:
-                continue
-            try:
-                yield from _pooled([task], config, parts, 1)
-            except BrokenProcessPool:
-                _write_refusal(_part(parts, task), "the process that prepared it crashed or ran out of memory.")
-                yield task, False
-
-
-def _pooled(tasks: Iterable[_Task], config: PrepareConfig, parts: Path, processes: int) -> Iterator[tuple[_Task, bool]]:
-    # Forked workers would inherit the threads' locks of torch and HDF5 in unknown states; a fork server has none.
-    # It imports once what every worker needs.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data.shape.preparation"])
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
-    try:
-        futures: dict[Future[bool], _Task] = {pool.submit(_work, task, config, parts): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread per worker, and no worker outlives the process that started it."""
-    os.environ["IGL_NUM_THREADS"] = "1"
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    remove_partial(parts)
+    todo = [t for t in tasks if not any(part_path(parts, t.item_id, s).exists() for s in (ARRAYS, REFUSAL))]
+    refused = sum(1 for _ in parts.glob(f"*{REFUSAL}"))
+    work = _Work(config, parts)
+    # A mesh can crash the C++ underneath; the pool answers for it and goes on with the others.
+    done = worked(todo, work, config.processes, crashed=work.refuse, preload="data.shape.preparation")
+    results = ((task.item_id, fine) for task, fine in done)
+    followed(results, len(tasks), len(tasks) - len(todo), refused, progress)
 
 
 def _assemble(
@@ -308,16 +224,15 @@ def _assemble(
     """Write samples.h5 and refused.csv from the parts; the reasons and the treatments, by object."""
     refused: dict[str, str] = {}
     for task in tasks:
-        reason = _part(parts, task).with_suffix(".json")
+        reason = part_path(parts, task.item_id, REFUSAL)
         if reason.exists():
             refused[task.name] = json.loads(reason.read_text())["reason"]
-    with written_file(path.with_name("refused.csv")) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([("object", "reason"), *refused.items()])
+    listed = write_refused(path, refused)
     if len(refused) == len(tasks):
         name, reason_text = next(iter(refused.items()))
         raise PenstockError(
             f"expected at least one mesh that can be used, but all {len(tasks)} were refused; the first, {name}: "
-            f"{reason_text} All reasons: {path.with_name('refused.csv')}."
+            f"{reason_text} All reasons: {listed}."
         )
     treatments: dict[str, str] = {}
     attributes = {"key": key, "config": _config_json(config), "classes": json.dumps(classes)}
@@ -325,7 +240,7 @@ def _assemble(
         for task in tasks:
             if task.name in refused:
                 continue
-            with np.load(_part(parts, task).with_suffix(".npz"), allow_pickle=False) as stored:
+            with np.load(part_path(parts, task.item_id, ARRAYS), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             writer.add(task.item_id, arrays)
             treatments[task.item_id] = str(arrays["treatment"])

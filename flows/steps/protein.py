@@ -11,11 +11,10 @@ from configs.protein import ProteinConfig
 from data.batching import LengthBatches
 from data.couplings import Couplings
 from data.protein import Prepared, ProteinSamples, preparation_key, prepare
-from data.protein import Progress as Preparing
 from data.protein.generated import Generated
 from data.splits import split_items
 from flows.domain import Domain, ImportedModel
-from flows.progress import Progress
+from flows.progress import shown
 from flows.run import DONE, PENDING, Run, write_json
 from flows.steps.protein_compare import compare
 from flows.steps.protein_evaluation import evaluate_sets
@@ -38,14 +37,7 @@ def prepare_structures(run: Run) -> None:
     _check_what_comes_later(config)
     source = config.synthetic if config.data is None else Path(config.data)
     with run.prepared(preparation_key(source, config.prepare)[:16]) as folder:
-        shown: list[Progress] = []
-
-        def show(state: Preparing) -> None:
-            if not shown:
-                shown.append(Progress("prepare", state.total, "files", start=state.resumed))
-            shown[0].update(state.done, refused=state.refused)
-
-        found = prepare(source, config.prepare, folder, show)
+        found = prepare(source, config.prepare, folder, shown("prepare", "files"))
     _say(found)
     run.record_data(
         found.path,

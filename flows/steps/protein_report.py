@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from data.protein import assign, read_refused
+from data.preparing import read_refused
+from data.protein import assign
 from data.protein.generated import Generated
 from flows.report import (
     Figure,

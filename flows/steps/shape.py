@@ -16,9 +16,8 @@ from data.export.glb import from_glb
 from data.export.mesh import write_mesh
 from data.model_folder import WEIGHTS
 from data.shape import LatentSamples, ShapeSamples, preparation_key, prepare, write_latents
-from data.shape import Progress as Prepared
 from flows.domain import Domain
-from flows.progress import Progress
+from flows.progress import Progress, shown
 from flows.run import Run
 from flows.steps.shape_condition import image_tokens, item_condition
 from flows.steps.shape_evaluation import evaluate
@@ -39,14 +38,7 @@ def prepare_meshes(run: Run) -> None:
     config: ShapeConfig = run.config
     source = config.synthetic if config.data is None else Path(config.data)
     with run.prepared(preparation_key(source, config.prepare)[:16]) as folder:
-        shown: list[Progress] = []
-
-        def show(state: Prepared) -> None:
-            if not shown:
-                shown.append(Progress("prepare", state.total, "objects", start=state.resumed))
-            shown[0].update(state.done, refused=state.refused)
-
-        found = prepare(source, config.prepare, folder, show)
+        found = prepare(source, config.prepare, folder, shown("prepare", "objects"))
     print(found.summary(), flush=True)
     for name, reason in found.refused.items():
         print(f"  refused {name}: {reason}", flush=True)

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from data.shape import ShapeSamples, read_refused
+from data.preparing import read_refused
+from data.shape import ShapeSamples
 from flows.report import Headline, Mesh, MeshGallery, MeshItem, Section, Table, report_of_run, write_report
 from flows.run import Run
 from modules.shape.metrics import METRICS

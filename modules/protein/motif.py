@@ -107,14 +107,10 @@ def place_motif(
 
 
 @dataclass(frozen=True)
-class HardMotif:
-    """The given residues stand still, to the last bit; the network is told that they are given."""
+class _AroundMotif:
+    """What both constraints know of their motif."""
 
     motif: Motif
-
-    @property
-    def generated(self) -> Bool[Tensor, " residue"]:
-        return ~self.motif.fixed
 
     @property
     def chain(self) -> Int[Tensor, " residue"]:
@@ -123,6 +119,15 @@ class HardMotif:
     @property
     def residue_index(self) -> Int[Tensor, " residue"]:
         return self.motif.residue_index
+
+
+@dataclass(frozen=True)
+class HardMotif(_AroundMotif):
+    """The given residues stand still, to the last bit; the network is told that they are given."""
+
+    @property
+    def generated(self) -> Bool[Tensor, " residue"]:
+        return ~self.motif.fixed
 
     def start(self, noise: Float[Tensor, "*batch residue 7"]) -> Float[Tensor, "*batch residue 7"]:
         """Noise around the motif: both are centred at the origin, as in training."""
@@ -148,7 +153,7 @@ class HardMotif:
 
 
 @dataclass(frozen=True)
-class GuidedMotif:
+class GuidedMotif(_AroundMotif):
     """Every prediction is drawn towards the motif, wherever in space it begins to form.
 
     The motif is laid over the predicted residues by the best motion, and they move towards it along geodesics, by the
@@ -156,7 +161,6 @@ class GuidedMotif:
     along in part. The network is not told, so a model never trained on motifs serves too.
     """
 
-    motif: Motif
     strength: float = 1.0
     onset: float = 0.5
 
@@ -170,14 +174,6 @@ class GuidedMotif:
     @property
     def generated(self) -> Bool[Tensor, " residue"]:
         return torch.ones_like(self.motif.fixed)
-
-    @property
-    def chain(self) -> Int[Tensor, " residue"]:
-        return self.motif.chain
-
-    @property
-    def residue_index(self) -> Int[Tensor, " residue"]:
-        return self.motif.residue_index
 
     def start(self, noise: Float[Tensor, "*batch residue 7"]) -> Float[Tensor, "*batch residue 7"]:
         return noise

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from data.errors import ConfigError, PenstockError
+from data.preparing import read_refused
 from data.protein import (
     ProteinFilterConfig,
     ProteinPreparationConfig,
     ProteinSamples,
     preparation_key,
     prepare,
-    read_refused,
 )
 from data.protein.kinds import PROTEIN_BACKBONES
 from data.store import Reader
@@ -68,7 +68,7 @@ def test_folder_of_structures(tmp_path):
     }.items():  # fmt: skip
         assert words in found.refused[name] and "\n" not in found.refused[name]
     with (tmp_path / "out" / "refused.csv").open() as file:
-        assert {row["structure"]: row["reason"] for row in csv.DictReader(file)} == found.refused
+        assert {row["item"]: row["reason"] for row in csv.DictReader(file)} == found.refused
     assert [s.done for s in states] == list(range(9)) and states[-1].refused == 5
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["backbones.h5", "refused.csv"]
     assert "4 chains in 4 clusters, 6 refused" in found.summary()

@@ -46,7 +46,7 @@ def test_folder_of_meshes(tmp_path):
     assert set(found.refused) == {"text.obj", "noise.stl", "empty.ply", "flat.obj", "nan.obj"}
     assert "NaN" in found.refused["nan.obj"]
     with (tmp_path / "out" / "refused.csv").open() as file:
-        assert {row["object"]: row["reason"] for row in csv.DictReader(file)} == found.refused
+        assert {row["item"]: row["reason"] for row in csv.DictReader(file)} == found.refused
     assert all(reason.strip() and "\n" not in reason.strip() for reason in found.refused.values())
     assert [s.done for s in states] == list(range(8)) and states[-1].refused == 5
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["refused.csv", "samples.h5"]

@@ -19,5 +19,7 @@ def test_a_task_that_kills_its_process():
     answers = worked(tasks, signal.raise_signal, 2, crashed=lambda task, reason: reason, preload="data.worker_pool")
     found = list(answers)
     assert sorted(task for task, _ in found) == [0, 0, 0, 9]
-    assert [answer for task, answer in found if task == 9] == ["the process that read it crashed or ran out of memory."]
+    assert [answer for task, answer in found if task == 9] == [
+        "the process that prepared it crashed or ran out of memory."
+    ]
     assert all(answer is None for task, answer in found if task == 0)

@@ -4,23 +4,22 @@ Fixtures are found by their files and every size is read from them. Weights come
 through the importer that `penstock import` uses. Tolerances are those that come with the fixtures.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.geometry.frames import backbone_from_frames, place_oxygen
 from modules.geometry.manifold import FRAMES
 from modules.protein.corruption import corrupt
-from modules.protein.import_weights import convert_reqflow, import_reqflow
+from modules.protein.import_weights import convert_reqflow
 from modules.protein.losses import ProteinLossConfig, ProteinLosses, protein_losses
 from modules.protein.network import ProteinNetwork
 from modules.protein.sampling import ProteinSamplingConfig, Sampled, sample_backbones
+from tests.golden.protein_network import Fixture
 
 pytestmark = pytest.mark.golden
 
@@ -38,41 +37,27 @@ SCALES = {
 }
 
 
-@dataclass(frozen=True)
-class Fixture:
-    """The files of one network."""
-
-    folder: Path
-    name: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return json.loads((self.folder / f"network_{self.name}.json").read_text())
-
-    def tensors(self, kind: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{kind}_{self.name}.safetensors")
-
-    def network(self) -> ProteinNetwork:
-        weights = load_file(self.folder / f"network_{self.name}_state_dict.safetensors")
-        config, state = import_reqflow(weights, {"model": self.settings["model_config"]})
-        network = config.build()
-        network.load_state_dict(state)
-        return network.eval()
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for kind in ("losses", "sampler"):
-        if f"{kind}_fixture" not in metafunc.fixturenames:
+    """`losses_fixture` comes once per setting, `sampler_fixture` per run, `batch_fixture` per network."""
+    folder = Path(metafunc.config.getoption("--golden")) / "protein"
+    for argument, kind in (("losses", "losses"), ("batch", "grads"), ("sampler", "sampler")):
+        if f"{argument}_fixture" not in metafunc.fixturenames:
             continue
-        folder = Path(metafunc.config.getoption("--golden")) / "protein"
         names = sorted(path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.safetensors"))
         found = [
-            pytest.param((Fixture(folder, name), case), id=f"protein-{kind}-{name}-{case}")
+            pytest.param(value, id=f"protein-{kind}-{name}{f'-{case}' if case else ''}")
             for name in names
-            for case in (SCALES if kind == "losses" else Fixture(folder, name).settings["sampler"])
+            for case, value in _cases(Fixture(folder, name), argument)
         ]
         skip = pytest.mark.skip(f"no {kind}_* fixtures in {folder}; see --golden DIR")
-        metafunc.parametrize(f"{kind}_fixture", found or [pytest.param(None, id=f"protein-no-{kind}", marks=skip)])
+        metafunc.parametrize(f"{argument}_fixture", found or [pytest.param(None, id=f"protein-no-{kind}", marks=skip)])
+
+
+def _cases(fixture: Fixture, argument: str) -> list[tuple[str, Any]]:
+    if argument == "batch":
+        return [("", fixture)]
+    cases = SCALES if argument == "losses" else fixture.settings["sampler"]
+    return [(case, (fixture, case)) for case in cases]
 
 
 def frames(io: dict[str, Tensor], when: str) -> Tensor:
@@ -120,9 +105,8 @@ def test_losses_are_the_same(losses_fixture: tuple[Fixture, str]):
         torch.testing.assert_close(ours, io[f"{case}.{theirs}"], rtol=1e-4, atol=1e-5)
 
 
-def test_interpolants_are_the_same(losses_fixture: tuple[Fixture, str]):
-    fixture, _ = losses_fixture
-    io = fixture.tensors("losses")
+def test_interpolants_are_the_same(batch_fixture: Fixture):
+    io = batch_fixture.tensors("losses")
     at = corrupt(
         frames(io, "0"),
         frames(io, "1"),
@@ -135,13 +119,11 @@ def test_interpolants_are_the_same(losses_fixture: tuple[Fixture, str]):
     assert FRAMES.log(at.noised, frames(io, "t"))[real].abs().max() < 5e-5
 
 
-def test_gradients_of_the_loss_are_the_same(losses_fixture: tuple[Fixture, str]):
+def test_gradients_of_the_loss_are_the_same(batch_fixture: Fixture):
     """The gradients of the mean loss with every term at work, through our losses and our network."""
-    fixture, case = losses_fixture
-    if case != "small_scales":
-        pytest.skip("the fixture's gradients are those of the small scales")
+    fixture = batch_fixture
     io, network = fixture.tensors("losses"), fixture.network()
-    config = replace(SCALES[case], auxiliary_from=0.5)
+    config = replace(SCALES["small_scales"], auxiliary_from=0.5)
     losses_of(config, predicted_by(network, io, None), io).total.mean().backward()
     expected = convert_reqflow(network.config, fixture.tensors("grads"))
     largest = max(gradient.norm() for gradient in expected.values())

@@ -4,52 +4,22 @@ Fixtures are found by their files and every size is read from them. Weights come
 through the importer that `penstock import` uses. Tolerances are those that come with the fixtures.
 """
 
-import json
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from modules.protein.import_weights import convert_reqflow, import_reqflow
+from modules.protein.import_weights import convert_reqflow
 from modules.protein.losses import ProteinLossConfig, protein_losses
 from modules.protein.network import ProteinNetwork
+from tests.golden.protein_network import Fixture
 
 pytestmark = pytest.mark.golden
 
 ATOL_ANGSTROM, ATOL_QUATERNION = 1e-3, 5e-5
-
-
-@dataclass(frozen=True)
-class Fixture:
-    """The files of one configuration."""
-
-    folder: Path
-    name: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return json.loads((self.folder / f"network_{self.name}.json").read_text())
-
-    def tensors(self, kind: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{kind}_{self.name}.safetensors")
-
-    def forward(self) -> dict[str, Tensor]:
-        return load_file(self.folder / f"network_{self.name}_forward.safetensors")
-
-    def weights(self) -> dict[str, Tensor]:
-        return load_file(self.folder / f"network_{self.name}_state_dict.safetensors")
-
-    def network(self) -> ProteinNetwork:
-        config, state = import_reqflow(self.weights(), {"model": self.settings["model_config"]})
-        network = config.build()
-        network.load_state_dict(state)
-        return network.eval()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
