@@ -191,6 +191,12 @@ class StopWhenAsked(Checkpoint):
         except ValueError:
             self._before = {}  # not in the main thread: whoever runs us there handles signals
 
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        # Lightning has put its own handler before ours by now. A SIGTERM that reaches it between our look at the end
+        # of a batch and its own ends the process at once, with exit code 0 and without a checkpoint.
+        for number in self._before:
+            signal.signal(number, self._ask)
+
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         self._restore()
 

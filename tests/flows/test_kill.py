@@ -154,3 +154,25 @@ def test_sigterm_saves_a_checkpoint_first(killer: Killer, runs: Path) -> None:
     assert "stopped by SIGTERM after step" in killer.log.read_text()
     assert list((runs / "stopped" / "checkpoints" / "flow").glob("step-*.ckpt"))
     assert Run(runs / "stopped").steps()["train_flow"].error == "interrupted"
+
+
+SIGNALLED_LATE = """
+import os, signal, sys
+from flows.steps.training import StopWhenAsked
+looked = StopWhenAsked.on_train_batch_end
+def late(self, trainer, *rest):
+    looked(self, trainer, *rest)
+    if trainer.global_step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+StopWhenAsked.on_train_batch_end = late
+from cluster.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_just_after_the_look_at_it_saves_a_checkpoint_too(runs: Path) -> None:
+    """Lightning has a look of its own a moment later, which ended the process without a word and with exit code 0."""
+    words = ("train", "toy", "--name", "late", "--flow.trainer.steps", "100000")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED_LATE, *words], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "stopped by SIGTERM after step 6" in done.stderr) == (130, True), done.stderr
+    assert list((runs / "late" / "checkpoints" / "flow").glob("step-*.ckpt"))
