@@ -130,3 +130,57 @@ class FramePairBatch(Batch):
     residue_index: Int[Tensor, "batch residue"]
     resolved: Bool[Tensor, "batch residue"]
     """False where padded."""
+
+
+@dataclass(frozen=True)
+class WindowBatch(Batch):
+    """Windows of time series: what a forecaster sees, and what it is to say. Every window has the same step.
+
+    Values are in the units of the scaler that made the batch. What was not measured is 0, and False in its mask; a
+    mask of None says that everything was measured. A field of None says that the data has no such columns. `ids` may be
+    empty: `series` says where each window comes from.
+    """
+
+    past: Float[Tensor, "batch look_back target"]
+    """The last steps before the origin, the newest last."""
+    past_mask: Bool[Tensor, "batch look_back target"] | None = None
+    future: Float[Tensor, "batch horizon target"] | None = None
+    """The steps from the origin on; None where nobody knows them yet."""
+    future_mask: Bool[Tensor, "batch horizon target"] | None = None
+    observed: Float[Tensor, "batch look_back observed"] | None = None
+    """Covariates that are known up to the origin only."""
+    observed_mask: Bool[Tensor, "batch look_back observed"] | None = None
+    known: Float[Tensor, "batch step known"] | None = None
+    """Covariates known ahead (prices, holidays, forecasts of others), over look_back + horizon steps."""
+    known_mask: Bool[Tensor, "batch step known"] | None = None
+    calendar: Float[Tensor, "batch step calendar"] | None = None
+    """Features of the time stamps in [-0.5, 0.5], over look_back + horizon steps."""
+    static: Float[Tensor, "batch static"] | None = None
+    """What does not change along a series."""
+    position: Int[Tensor, " batch"] | None = None
+    """Number of the window's first input step on the time grid: its remainder by a season's length is its phase."""
+    series: Int[Tensor, " batch"] | None = None
+    """Which series of the data set each window is cut from."""
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+
+@dataclass(frozen=True)
+class SequenceBatch(Batch):
+    """Labelled sequences of different length, padded at the end."""
+
+    values: Float[Tensor, "batch step feature"]
+    """0 where padded or not measured."""
+    present: Bool[Tensor, "batch step"]
+    """True for real steps."""
+    labels: Int[Tensor, " batch"]
+    """Class index; -1 where it is not known."""
+
+
+@dataclass(frozen=True)
+class FrameBatch(Batch):
+    """Short films: frames to see and frames to predict."""
+
+    past: Float[Tensor, "batch time channel height width"]
+    future: Float[Tensor, "batch later channel height width"]

@@ -8,7 +8,8 @@ from jaxtyping import install_import_hook
 
 # Annotated shapes and types are checked in tests only; in production a check would cost more than a small call itself.
 install_import_hook(
-    ["modules.geometry", "modules.layers", "modules.protein", "modules.shape", "modules.transport"], "beartype.beartype"
+    ["modules.forecast", "modules.geometry", "modules.layers", "modules.protein", "modules.shape", "modules.transport"],
+    "beartype.beartype",
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -1,0 +1,1 @@
+"""Tables of time series: read from CSV and Parquet, stored, and cut into windows by index."""

@@ -1,0 +1,1 @@
+"""Forecasters of time series, and what is built on them: intervals, backtests, classification, films."""
