@@ -45,6 +45,10 @@ class TrainerConfig:
     keep_checkpoints: int = 2
     ema_decay: float | None = 0.999
     """Decay of the exponential moving average of the weights; null exports the last weights instead."""
+    select: Literal["last", "best"] = "last"
+    """Which weights are exported: those of the end, or those of the lowest validation loss."""
+    patience: int | None = None
+    """Validations without improvement after which the training ends; null goes on to the last step."""
     gradient_clip: float | None = 1.0
     """Largest norm of the gradient; null leaves it alone."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
@@ -58,6 +62,8 @@ class TrainerConfig:
         for name in ("workers", "validate_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, or null for none, got {self.patience}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}; null switches the average off.")
         if self.checkpoint_every_seconds <= 0:

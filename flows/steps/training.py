@@ -15,6 +15,7 @@ from torch import nn
 
 from configs.load import to_plain
 from configs.training import TrainerConfig
+from data.best_weights import BestWeights
 from data.checkpoint import (
     AtomicCheckpointIO,
     RollingCheckpoint,
@@ -41,40 +42,57 @@ def train(
     *,
     network: Any,
     extra: Mapping[str, Any] | None = None,
+    repeat: int = 0,
 ) -> Path:
     """Train one stage and write its model; gives the model's folder.
 
     Goes on from the newest whole checkpoint of the stage. `build` is called after seeding, so the first weights follow
     from the run's seed. What is exported is the module's `model`, with the config `network` that builds it again and
-    whatever else (`extra`) belongs to it.
+    whatever else (`extra`) belongs to it. `repeat` counts trainings of one stage that differ in their seed alone; the
+    folders of all but the first carry its number.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was written.
         DiskFullError: no room for a checkpoint; the earlier ones are whole.
     """
     _quieten()
-    _seed(run.config.seed)
+    _seed(run.config.seed + repeat)
     module = build()
-    start = newest_valid(run.checkpoints(stage))
+    place = repeated(stage, repeat)
+    start = newest_valid(run.checkpoints(place))
     resumed_at = 0 if start is None else max(0, checkpoint_step(start))
     if start is not None:
         print(f"going on from step {resumed_at} ({start.name})", flush=True)
     rolling = checkpoint_callback(
-        run.checkpoints(stage),
+        run.checkpoints(place),
         every_steps=settings.checkpoint_every_steps,
         every_seconds=settings.checkpoint_every_seconds,
         keep=settings.keep_checkpoints,
     )
-    with tracked(run, f"train_{stage}") as tracker:
-        trainer = _trainer(settings, [rolling, ShowProgress(stage, settings.steps)], rolling)
-        trainer.loggers = [TidyLogger(Metrics(run.metrics_file, stage, resumed_at), tracker)]
+    best = BestWeights(patience=settings.patience)
+    with tracked(run, f"train_{place}") as tracker:
+        trainer = _trainer(settings, [rolling, ShowProgress(place, settings.steps), *_chosen(settings, best)], rolling)
+        trainer.loggers = [TidyLogger(Metrics(run.metrics_file, place, resumed_at), tracker)]
         # weights_only is said again beside the plugin that enforces it, so that Lightning does not warn.
         trainer.fit(module, datamodule=data, ckpt_path=None if start is None else str(start), weights_only=True)
+        if settings.select == "best" and best.weights:
+            cast(nn.Module, module.model).load_state_dict(best.weights)
+            print(f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})", flush=True)
         described = {"domain": run.domain_name, "stage": stage, "network": to_plain(network), **(extra or {})}
         facts = run.provenance() | {"run": run.name, "stage": stage, "step": trainer.global_step}
-        write_model(run.model(stage), cast(nn.Module, module.model), described, facts)
-        tracker.log_files(f"{run.name}-{stage}", "model", run.model(stage))
-    return run.model(stage)
+        write_model(run.model(place), cast(nn.Module, module.model), described, facts)
+        tracker.log_files(f"{run.name}-{place}", "model", run.model(place))
+    return run.model(place)
+
+
+def repeated(stage: str, repeat: int) -> str:
+    """The name under which training number `repeat` of a stage keeps its files."""
+    return stage if repeat == 0 else f"{stage}-{repeat}"
+
+
+def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
+    """The watch over the validation loss, where anything depends on it."""
+    return [best] if settings.select == "best" or settings.patience is not None else []
 
 
 def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint) -> "Trainer":

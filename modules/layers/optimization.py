@@ -119,14 +119,23 @@ class MuonAdamW(Optimizer):
 class OptimizerConfig:
     """Learning rate, its schedule, and which optimizer."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
-    """`muon`: orthogonalised momentum for the matrices, AdamW for vectors and for the first and last layers."""
+    kind: Literal["adamw", "muon", "adam", "radam"] = "adamw"
+    """`muon`: orthogonalised momentum for the matrices, AdamW for vectors and for the first and last layers. `adam` and
+    `radam` are torch's own, as most published forecasters were trained."""
     learning_rate: float = 1e-3
     """Largest learning rate, reached at the end of the warm-up."""
     warmup: float = 0.05
     """Share of all steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["cosine", "geometric"] = "cosine"
+    """After the warm-up: half a cosine down to `final`, or times `decay` again and again."""
     final: float = 0.0
-    """Learning rate at the last step, as a share of the largest; the way there is half a cosine."""
+    """Of `cosine`: learning rate at the last step, as a share of the largest."""
+    decay: float = 0.5
+    """Of `geometric`: what the learning rate is multiplied by."""
+    decay_every: float = 0.1
+    """Of `geometric`: share of all steps between two decays. 0.1 with ten epochs: after every epoch."""
+    hold: float = 0.0
+    """Of `geometric`: share of all steps before the decays are counted."""
     weight_decay: float = 0.0
     """Decoupled, on matrices only."""
     beta1: float = 0.9
@@ -141,19 +150,37 @@ class OptimizerConfig:
             raise ValueError(f"warmup is a share of all steps in [0, 1), got {self.warmup}.")
         if not 0 <= self.final <= 1:
             raise ValueError(f"final is a share of learning_rate in [0, 1], got {self.final}.")
+        if not (0 < self.decay <= 1 and 0 < self.decay_every <= 1 and 0 <= self.hold <= 1):
+            raise ValueError(
+                "decay and decay_every must lie in (0, 1] and hold in [0, 1], "
+                f"got {self.decay}, {self.decay_every} and {self.hold}."
+            )
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Share of `learning_rate` at `step`: linear warm-up, then half a cosine down to `final`."""
+        """Share of `learning_rate` at `step`: linear warm-up, then down as `schedule` says."""
         warmup_steps = max(1, round(self.warmup * total_steps))
         if step < warmup_steps:
             return (step + 1) / warmup_steps
+        if self.schedule == "geometric":
+            held = step - self.hold * total_steps
+            return self.decay ** max(0, math.floor(held / (self.decay_every * total_steps) + 1e-9))
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def build(self, module: nn.Module, total_steps: int) -> tuple[MuonAdamW, LambdaLR]:
+    def build(self, module: nn.Module, total_steps: int) -> tuple[Optimizer, LambdaLR]:
         """The optimizer of all trainable parameters and its schedule, to be advanced once per step."""
         groups = [group for group in self._groups(module) if group["params"]]
-        optimizer = MuonAdamW(groups, self.learning_rate, betas=(self.beta1, self.beta2), momentum=self.momentum)
+        betas = (self.beta1, self.beta2)
+        optimizer: Optimizer
+        if self.kind in ("adamw", "muon"):
+            optimizer = MuonAdamW(groups, self.learning_rate, betas=betas, momentum=self.momentum)
+        else:
+            plain = [{name: value for name, value in group.items() if name != "muon"} for group in groups]
+            if self.kind == "adam":
+                # One kernel for all parameters: the others cost as much as a linear model's forward pass.
+                optimizer = torch.optim.AdamW(plain, self.learning_rate, betas=betas, fused=True)
+            else:
+                optimizer = torch.optim.RAdam(plain, self.learning_rate, betas=betas, decoupled_weight_decay=True)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
     def _groups(self, module: nn.Module) -> list[dict[str, Any]]:

@@ -125,3 +125,25 @@ def test_a_saved_and_restored_optimizer_takes_the_same_steps() -> None:
             rate.step()
     for a, b in zip(ours.parameters(), restored.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("adam", torch.optim.Adam), ("radam", torch.optim.RAdam)])
+def test_published_optimizers_are_torchs(kind: str, reference: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    ours = Network()
+    theirs = copy.deepcopy(ours)
+    optimizer, _ = OptimizerConfig(kind=kind, learning_rate=1e-2, warmup=0.0, beta2=0.999).build(ours, 10)  # type: ignore[arg-type]
+    plain = reference(theirs.parameters(), lr=1e-2)  # type: ignore[call-arg]
+    for step in range(10):
+        for network, stepper in ((ours, optimizer), (theirs, plain)):
+            gradients(network, step)
+            stepper.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_geometric_schedule_halves_after_every_epoch() -> None:
+    config = OptimizerConfig(schedule="geometric", warmup=0.0, decay=0.5, decay_every=0.1)
+    assert [config.factor(step, 70) for step in (0, 6, 7, 13, 14, 69)] == [1, 1, 0.5, 0.5, 0.25, 0.5**9]
+    held = OptimizerConfig(schedule="geometric", warmup=0.0, decay=0.8, decay_every=1 / 30, hold=0.1)
+    assert [held.factor(step, 300) for step in (0, 39, 40, 50)] == pytest.approx([1, 1, 0.8, 0.64])
