@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -29,9 +29,8 @@ ON_RUN = ("sample", "evaluate", "export", "report")
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a fault of ours, 2 a mistake to mend, 130 interrupted."""
-    words = list(sys.argv[1:] if words is None else words)
-    dotted, words = _dotted(words)
     parser = build_parser()
+    settings, words = _settings(sys.argv[1:] if words is None else words, _options(parser))
     arguments, rest = parser.parse_known_args(words)
     if arguments.verb is None:
         parser.print_help()
@@ -39,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     from data.errors import PenstockError
 
     try:
-        return _call(arguments, rest, dotted)
+        return _call(arguments, rest, settings)
     except PenstockError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
@@ -69,17 +68,27 @@ def _unexpected(error: Exception) -> int:
     return 1
 
 
-def _call(arguments: argparse.Namespace, rest: list[str], dotted: list[str]) -> int:
+def _call(arguments: argparse.Namespace, rest: list[str], settings: list[str]) -> int:
     from cluster import verbs
     from configs.load import parse_overrides
 
-    arguments.overrides = parse_overrides([*dotted, *rest])
+    arguments.overrides = parse_overrides([*settings, *rest])
     function = getattr(verbs, f"do_{arguments.verb}")
     return int(function(arguments) or 0)
 
 
-def _dotted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The settings (`--a.b VALUE`, `--a.b=VALUE`) apart from the other words.
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """Every option of every verb."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                found |= set(sub._option_string_actions)
+    return found
+
+
+def _settings(words: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:
+    """The settings (`--a.b VALUE`, `--a.b=VALUE`, and a domain's shorthands) apart from the other words.
 
     Apart, because argparse would take the VALUE of an option that it does not know for a positional argument.
     """
@@ -89,7 +98,7 @@ def _dotted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         word = rest.pop(0)
         name, equals, _ = word.partition("=")
-        if not (name.startswith("--") and "." in name):
+        if not name.startswith("--") or name == "--" or name in options:
             others.append(word)
             continue
         settings.append(word)
@@ -131,6 +140,9 @@ def build_parser() -> argparse.ArgumentParser:
         meaning = "name or path of a run, or a domain for a new one (default: the newest run)"
         made[verb].add_argument("target", metavar="RUN", nargs=nargs, help=meaning)
         made[verb].add_argument("--again", action="store_true", help="do it again even if it is finished")
+    made["evaluate"].add_argument(
+        "--leak-test", action="store_true", help="forecasts only: garbage after each origin must not change a bit"
+    )
     made["sample"].add_argument("--count", metavar="N", help="how many samples")
     made["export"].add_argument("--format", nargs="+", metavar="FORMAT", help="file formats")
     made["export"].add_argument("--to", type=Path, metavar="DIR", help="`export model RUN`: where to put the models")

@@ -68,7 +68,7 @@ def _say_done(run: Run) -> None:
 def _configured(arguments: argparse.Namespace, domain: Domain) -> tuple[Any, str]:
     """The resolved configuration of a new run, and its preset's name."""
     preset = arguments.preset or load.default_preset(domain.name)
-    overrides = dict(arguments.overrides)
+    overrides = domain.expanded(arguments.overrides)
     layers = load.preset_layers(domain.name, preset)
     if arguments.config is not None:
         layers.append(load.file_layer(arguments.config))
@@ -114,6 +114,8 @@ def _shorthands(arguments: argparse.Namespace) -> dict[str, str]:
         found["sample.count"] = str(arguments.count)
     if getattr(arguments, "format", None) is not None and arguments.verb == "export":
         found["export.formats"] = ",".join(arguments.format)
+    if getattr(arguments, "leak_test", False):
+        found["evaluate.leak_test"] = "true"
     return found
 
 
@@ -180,8 +182,8 @@ def _on_run(arguments: argparse.Namespace, target: str | None) -> None:
             with _withdrawn_on_a_mistake(new):
                 _do_steps(new, step)
         return
-    changes = arguments.overrides | _shorthands(arguments)
     run = _existing(arguments, target, [step])
+    changes = arguments.overrides | _shorthands(arguments)
     run.configure(changes)
     _do_steps(run, step, again=arguments.again or bool(changes))
 
@@ -199,6 +201,7 @@ def _existing(arguments: argparse.Namespace, target: str | None, sections: list[
     fixed = [name for name in NEW_RUN_ONLY if getattr(arguments, name, None) is not None]
     if fixed:
         raise PenstockError(f"--{fixed[0]} belongs to a new run; {run.name} has its configuration already.")
+    arguments.overrides = run.domain.expanded(arguments.overrides)
     outside = [key for key in arguments.overrides if key.split(".")[0] not in sections]
     if outside:
         raise PenstockError(
@@ -212,13 +215,15 @@ def _do_steps(run: Run, step: str, again: bool = False) -> None:
     """Do one step here, and before it what it needs and is missing."""
     if step not in run.domain.steps:
         raise PenstockError(f"{run.domain_name} has no step '{step}'; its steps: {', '.join(run.domain.steps)}.")
-    missing = run.domain.missing(step, run.finished())
+    missing = run.missing(step)
     if missing:
         print(f"{step} needs {', '.join(missing)} first", flush=True)
     for name in missing:
         run.execute(name, workflow.waiting_message)
     run.execute(step, workflow.waiting_message, again=again)
-    stale = [name for name in run.domain.after(step) if run.steps()[name].attempts and name not in run.finished()]
+    records = run.steps()
+    later = [name for name in run.domain.after(step) if name in records]
+    stale = [name for name in later if records[name].attempts and name not in run.finished()]
     if stale:
         print(f"out of date now: {', '.join(stale)}. `penstock resume {run.name}` renews them.")
     print(f"done: {run.path}")

@@ -1,7 +1,7 @@
 """What the spine knows of a domain: its configuration, its steps in order, its models, its importers."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,14 @@ class Domain:
     """Step → the steps it needs, where that is not just the step before it."""
     importers: Mapping[str, Callable[[Path], Mapping[str, ImportedModel]]] = field(default_factory=dict)
     """Format → reader of another program's weights, giving one model per stage."""
+    left_out: Callable[[Any], Collection[str]] = lambda config: ()
+    """The steps that a configuration does not ask for: a run of it knows nothing of them."""
+    shorthands: Mapping[str, str] = field(default_factory=dict)
+    """Word of the command line → the dotted key that it stands for: `target` → `columns.target`."""
+
+    def expanded(self, overrides: Mapping[str, str]) -> dict[str, str]:
+        """The settings of a command line, shorthands replaced by what they stand for."""
+        return {self.shorthands.get(key, key): value for key, value in overrides.items()}
 
     def prerequisites(self, step: str) -> tuple[str, ...]:
         """The steps that must be finished before `step`, itself not included."""

@@ -183,6 +183,14 @@ class Run:
     def finished(self) -> list[str]:
         return [name for name, record in self.steps().items() if record.state == DONE]
 
+    def left_out(self) -> list[str]:
+        """The domain's steps that this run's configuration does not ask for, and that were not done all the same."""
+        return [name for name in self.domain.left_out(self.config) if name not in self.steps()]
+
+    def missing(self, step: str) -> list[str]:
+        """The unfinished steps that `step` needs, in the order of the workflow, itself not included."""
+        return self.domain.missing(step, [*self.finished(), *self.left_out()])
+
     def record(self, step: str, **changes: Any) -> None:
         """Change a step's record; only the holder of the run's lock may."""
         status = self.status()
@@ -211,16 +219,19 @@ class Run:
             PenstockError: the step needs others that are not finished, or fails for a reason the user can mend.
             BusyError: another process works on this run and no `waiting` is given.
         """
+        if step in self.left_out():
+            raise PenstockError(f"the configuration of {self.name} leaves out {step}; give it settings of its own.")
         with held(self.path / "lock", step, waiting):
-            record = self.steps()[step]
+            record = self.steps().get(step, StepRecord())
             if record.state == DONE and not again:
                 print(f"{step}: finished before, kept", flush=True)
                 return
-            missing = self.domain.missing(step, self.finished())
+            missing = self.missing(step)
             if missing:
                 raise PenstockError(f"{step} needs {', '.join(missing)} to be finished: `penstock resume {self.name}`.")
             for later in self.domain.after(step) if record.state == DONE else ():
-                self.record(later, state=PENDING)
+                if later in self.steps():
+                    self.record(later, state=PENDING)
             self._do(step, record)
 
     def _sweep(self) -> None:
@@ -233,7 +244,7 @@ class Run:
 
     def _do(self, step: str, record: StepRecord) -> None:
         self._sweep()
-        names = list(self.domain.steps)
+        names = [name for name in self.domain.steps if name not in self.left_out()]
         resumed = " (again)" if record.attempts else ""
         print(f"── {step} ({names.index(step) + 1} of {len(names)}){resumed}  {self.path}", flush=True)
         started = time.time()
@@ -303,7 +314,7 @@ def create(
         "domain": domain.name,
         "preset": preset,
         "created": time.time(),
-        "steps": {step: vars(StepRecord()) for step in domain.steps},
+        "steps": {step: vars(StepRecord()) for step in domain.steps if step not in domain.left_out(config)},
     }
     write_json(path / "status.json", status)
     return Run(path)

@@ -30,7 +30,8 @@ def run_step(*steps: str) -> None:
         raise PenstockError(f"{RUN_VARIABLE} is not set. Start a workflow by `penstock run DOMAIN`.") from None
     with _output_to(run.log_file):
         for step in steps:
-            run.execute(step, waiting_message)
+            if step not in run.left_out():
+                run.execute(step, waiting_message)
 
 
 @contextmanager

@@ -42,23 +42,24 @@ def train(
     *,
     network: Any,
     extra: Mapping[str, Any] | None = None,
-    repeat: int = 0,
+    place: str | None = None,
+    seed: int | None = None,
 ) -> Path:
     """Train one stage and write its model; gives the model's folder.
 
     Goes on from the newest whole checkpoint of the stage. `build` is called after seeding, so the first weights follow
     from the run's seed. What is exported is the module's `model`, with the config `network` that builds it again and
-    whatever else (`extra`) belongs to it. `repeat` counts trainings of one stage that differ in their seed alone; the
-    folders of all but the first carry its number.
+    whatever else (`extra`) belongs to it. `place` names its files where a stage is trained more than once (other seeds,
+    other folds), `seed` then takes the place of the run's.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was written.
         DiskFullError: no room for a checkpoint; the earlier ones are whole.
     """
     _quieten()
-    _seed(run.config.seed + repeat)
+    place = place or stage
+    _seed(run.config.seed if seed is None else seed)
     module = build()
-    place = repeated(stage, repeat)
     start = newest_valid(run.checkpoints(place))
     resumed_at = 0 if start is None else max(0, checkpoint_step(start))
     if start is not None:
@@ -79,15 +80,10 @@ def train(
             cast(nn.Module, module.model).load_state_dict(best.weights)
             print(f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})", flush=True)
         described = {"domain": run.domain_name, "stage": stage, "network": to_plain(network), **(extra or {})}
-        facts = run.provenance() | {"run": run.name, "stage": stage, "step": trainer.global_step}
+        facts = run.provenance() | {"run": run.name, "stage": place, "step": trainer.global_step}
         write_model(run.model(place), cast(nn.Module, module.model), described, facts)
         tracker.log_files(f"{run.name}-{place}", "model", run.model(place))
     return run.model(place)
-
-
-def repeated(stage: str, repeat: int) -> str:
-    """The name under which training number `repeat` of a stage keeps its files."""
-    return stage if repeat == 0 else f"{stage}-{repeat}"
 
 
 def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
