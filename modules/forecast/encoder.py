@@ -1,0 +1,114 @@
+"""The post-norm transformer encoder that iTransformer, PatchTST and TimeXer share (Vaswani et al. 2017, section 3).
+
+Suffixes: B batch, T tokens, S tokens of a context, D width, H heads, d = D / H.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.errors import ConfigError
+from modules.layers.attention import check_heads
+from modules.layers.flow_attention import flow_attention
+
+AttentionKind = Literal["softmax", "flow"]
+Activation = Literal["gelu", "relu"]
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
+
+def check_encoder(*, width: int, heads: int, layers: int, feed_forward: int, dropout: float) -> None:
+    """Raises ConfigError where no encoder can be built of these sizes."""
+    check_heads(width, heads)
+    if layers < 1 or feed_forward < 1:
+        raise ConfigError(f"layers and feed_forward must be at least 1, got {layers} and {feed_forward}.")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout is a share in [0, 1), got {dropout}.")
+
+
+def attend(
+    q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, *, kind: AttentionKind, dropout: float
+) -> Float[Tensor, "batch token width"]:
+    """What each query gathers from the values, heads side by side.
+
+    Softmax: softmax(q kᵀ / √d) v with dropout on the weights. Flow: the variant for time series, without clamp and
+    dropout (Wu et al. 2022).
+    """
+    if kind == "flow":
+        gathered = flow_attention(q_BHTd, k_BHSd, v_BHSd, clamp=False)
+    else:
+        gathered = F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, dropout_p=dropout)
+    return gathered.transpose(1, 2).flatten(-2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to each other; the rows of its one projection are queries, keys, values, each by head."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float, kind: AttentionKind = "softmax") -> None:
+        super().__init__()
+        self.heads, self.dropout, self.kind = heads, dropout, kind
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.output(attend(q, k, v, kind=self.kind, dropout=self.dropout if self.training else 0.0))
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens to a context of the same width."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "batch token width"], context: Float[Tensor, "batch context width"]
+    ) -> Float[Tensor, "batch token width"]:
+        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.output(attend(q, k, v, kind="softmax", dropout=self.dropout if self.training else 0.0))
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, dropout, linear: each token for itself."""
+
+    def __init__(self, width: int, hidden: int, *, dropout: float, activation: Activation = "gelu") -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.activation, self.dropout = ACTIVATIONS[activation], dropout
+
+    def forward(self, x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token width"]:
+        hidden = self.activation(self.expand(x))
+        return self.contract(F.dropout(hidden, self.dropout, self.training))
+
+
+class EncoderLayer(nn.Module):
+    """x = norm(x + attention(x)); x = norm(x + feed_forward(x)); dropout on what is added."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        *,
+        dropout: float,
+        activation: Activation = "gelu",
+        attention: AttentionKind = "softmax",
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads, dropout=dropout, kind=attention)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, feed_forward, dropout=dropout, activation=activation)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = dropout
+
+    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        x = self.attention_norm(x + F.dropout(self.attention(x), self.dropout, self.training))
+        return self.feed_forward_norm(x + F.dropout(self.feed_forward(x), self.dropout, self.training))
