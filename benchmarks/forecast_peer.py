@@ -4,8 +4,7 @@
 
 The series are [rows, columns]. Its own DLinear is trained by its own `fit`, twice in one process with different numbers
 of steps: the difference is free of what setting up costs. Forecasts are one `predict` per origin, from the look-back
-alone. Nothing of this repository is imported: the interpreter may be that of another environment. `benchmarks/forecast.py`
-calls it.
+alone. Nothing of this repository is imported, since the interpreter may be that of another environment.
 """
 
 import argparse
