@@ -60,7 +60,7 @@ class Settings:
         """What the weights tell, held against the setting of that name where there is one."""
         if name in self.values and self.integer(name) != found:
             raise CheckpointError(
-                f"the weights say {name} = {found}, the settings {self.values[name]!r}; check that they belong together."
+                f"the weights say {name} = {found}, the settings {self.values[name]!r}; do they belong together?"
             )
         return found
 
