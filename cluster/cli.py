@@ -175,6 +175,9 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the file or folder with the weights")
     parser.add_argument("--domain", metavar="DOMAIN", help="where more than one domain reads that format")
     parser.add_argument("--name", metavar="NAME", help="name of the new run")
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="your own files, for what the run does with the weights"
+    )
 
 
 def _domains() -> list[str]:

@@ -256,9 +256,10 @@ def do_import(arguments: argparse.Namespace) -> None:
 
     _refuse_overrides(arguments, "an import takes its configuration from the weights")
     domain = _importing_domain(arguments)
-    if not arguments.file.exists():
-        raise PenstockError(f"there is no file or folder {arguments.file}.")
-    run = import_run(runs_dir(arguments), domain, arguments.format, arguments.file, arguments.name)
+    for path in (arguments.file, arguments.data):
+        if path is not None and not path.exists():
+            raise PenstockError(f"there is no file or folder {path}.")
+    run = import_run(runs_dir(arguments), domain, arguments.format, arguments.file, arguments.name, data=arguments.data)
     print(f"imported as run {run.name}: {run.path}")
     print(f"draw from it with: penstock sample {run.name}")
 

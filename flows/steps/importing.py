@@ -10,11 +10,18 @@ from flows.domain import TRAIN, Domain
 from flows.run import DONE, Run, create
 
 
-def import_run(runs_dir: Path, domain: Domain, format: str, source: Path, name: str | None = None) -> Run:
-    """Read the weights at `source` and write them as the models of a new run, whose trainings count as finished."""
+def import_run(
+    runs_dir: Path, domain: Domain, format: str, source: Path, name: str | None = None, *, data: Path | None = None
+) -> Run:
+    """Read the weights at `source` and write them as the models of a new run, whose trainings count as finished.
+
+    `data` are the user's files that the run's other steps work on; None leaves those of the domain's default.
+    """
     models = domain.importers[format](source)
     preset = load.default_preset(domain.name)
     layers = [load.tagged(model.settings, str(source)) for model in models.values()]
+    if data is not None:
+        layers.append(load.tagged({"data": str(data.resolve())}, load.COMMAND_LINE))
     config = load.resolve(domain.config, [*load.preset_layers(domain.name, preset), *layers])
     for stage, model in models.items():
         # Before anything is written: the weights must fit the network that their config builds.
