@@ -334,7 +334,7 @@ class Reader:
         self._file: h5py.File | None = None
         self._pid = 0
         # Opened for the check only: a worker process then never inherits an open handle it has not asked for.
-        with _opened(self.path) as file, _explained(self.path, "the file's structure"):
+        with _opened(self.path) as file, explained(self.path, "the file's structure"):
             self._structure: Structure = check_structure(self.path, file, kind)
 
     @property
@@ -373,13 +373,28 @@ class Reader:
             raise SchemaError(f"{self.path} holds no array '{name}'; it holds {', '.join(self.names)}.")
         row = self.kind.arrays[name]
         file = self._open()
-        with _explained(self.path, f"array '{name}' of item '{self.ids[index]}'"):
+        with explained(self.path, f"array '{name}' of item '{self.ids[index]}'"):
             if row.dtype == "str":
                 return np.array(file[name][index].decode())
             if row.ragged is None:
                 return np.asarray(file[name][index])
             start, stop = self._structure.spans[row.ragged][index]
             return np.asarray(file[name][int(start) : int(stop)])
+
+    def rows(self, name: str) -> np.ndarray:
+        """Where the rows of every item of a ragged array lie in the file: [item, (first, stop)], int64."""
+        row = self.kind.arrays[name]
+        assert row.ragged is not None, f"'{name}' is not ragged"
+        return self._structure.spans[row.ragged]
+
+    def column(self, name: str) -> np.ndarray:
+        """An array of numbers that is not ragged, of all items at once: [item, ...]."""
+        with explained(self.path, f"array '{name}'"):
+            return np.asarray(self.stored(name)[()])
+
+    def stored(self, name: str) -> h5py.Dataset:
+        """The dataset itself, in this process's handle; for `data.mapped`, which knows its layout."""
+        return self._open()[name]
 
     def verify(self) -> None:
         """Read everything and compare with the fingerprint in the file.
@@ -410,7 +425,7 @@ class Reader:
         self.close()
         file = _open_file(self.path)
         try:
-            with _explained(self.path, "the file's structure"):
+            with explained(self.path, "the file's structure"):
                 found = check_structure(self.path, file, self.kind)
             if found.fingerprint != self.fingerprint:
                 raise SchemaError(
@@ -433,7 +448,7 @@ def _stored_dtype(row: Array) -> np.dtype:
 def _open_file(path: Path) -> h5py.File:
     if not path.is_file():
         raise SchemaError(f"{path}: expected a prepared HDF5 file, found {'a folder' if path.is_dir() else 'nothing'}.")
-    with _explained(path, "the file"):
+    with explained(path, "the file"):
         return h5py.File(path, "r", locking="best-effort")
 
 
@@ -447,7 +462,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def _explained(path: Path, what: str) -> Iterator[None]:
+def explained(path: Path, what: str) -> Iterator[None]:
     """Whatever h5py raises on damaged bytes, said as one SchemaError."""
     try:
         yield
