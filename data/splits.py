@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.errors import ConfigError
 
@@ -45,7 +45,13 @@ def split_of(item_id: str, config: SplitConfig) -> str:
     return "validation" if place < config.test + config.validation else "train"
 
 
-def split_items(ids: Sequence[str], config: SplitConfig, groups: Sequence[str] | None = None) -> dict[str, list[int]]:
+def split_items(
+    ids: Sequence[str],
+    config: SplitConfig,
+    groups: Sequence[str] | None = None,
+    *,
+    test: Sequence[bool] | None = None,
+) -> dict[str, list[int]]:
     """Positions of the items of each split, in the order of `ids`.
 
     `groups` names the group of each item, such as a cluster of near-copies: a group goes into one split as a whole,
@@ -57,16 +63,27 @@ def split_items(ids: Sequence[str], config: SplitConfig, groups: Sequence[str] |
     long as `train` and `validation` keep a group. In such a set adding an item may move another; where every split has
     groups of its own, it never does.
 
+    `test` is True for the items that their source itself sets apart: they are the test items, all of them and no
+    others, and the rest is split into training and validation.
+
     Raises:
-        ConfigError: not as many group names as ids.
+        ConfigError: not as many group names, or marks of test items, as ids.
     """
+    if test is not None:
+        if len(test) != len(ids):
+            raise ConfigError(f"split: expected one mark for each of {len(ids)} items, got {len(test)}.")
+        rest = [position for position, held in enumerate(test) if not held]
+        rest_groups = None if groups is None else [groups[k] for k in rest]
+        inner = split_items([ids[k] for k in rest], replace(config, test=0.0), rest_groups)
+        splits: dict[str, list[int]] = {split: [rest[k] for k in members] for split, members in inner.items()}
+        return splits | {"test": [position for position, held in enumerate(test) if held]}
     if groups is not None and len(groups) != len(ids):
         raise ConfigError(f"split: expected one group name for each of {len(ids)} items, got {len(groups)}.")
     names = ids if groups is None else groups
     split_by_name = {
         name: split for split, members in _split(list(dict.fromkeys(names)), config).items() for name in members
     }
-    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    splits = {"train": [], "validation": [], "test": []}
     for position, name in enumerate(names):
         splits[split_by_name[name]].append(position)
     return splits
