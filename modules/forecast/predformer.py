@@ -60,7 +60,7 @@ class PredFormerConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
-    """Share of films for which a layer is left out of a training step."""
+    """Share of sequences (a patch through time, a frame) that pass by a layer, drawn at every training step."""
 
     def __post_init__(self) -> None:
         sizes = ("channels", "height", "width", "seen", "predicted", "patch", "features", "heads", "head_features",

@@ -91,7 +91,7 @@ def test_dropped_layers_leave_the_mean():
     layer = network.blocks[0][0].layers[0].train()
     layer.drop_path = 0.25
     branch = layer._kept(torch.ones(20_000, 1, 1))
-    assert set(branch.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    torch.testing.assert_close(branch.unique(), torch.tensor([0.0, 4 / 3]))
     assert branch.mean().item() == pytest.approx(1.0, abs=0.02)
 
 
@@ -160,7 +160,7 @@ def test_factored_weights_come_in(order: Order, variant: str):
 def test_refuses_what_cannot_be():
     with pytest.raises(ConfigError, match="multiple of patch"):
         PredFormerConfig(height=30)
-    with pytest.raises(ConfigError, match="expected .3, 2, 12, 8"):
+    with pytest.raises(ConfigError, match="got "):
         built("TS")(torch.rand(1, 4, 2, 12, 8))
     state = theirs(built("TS"), {"T1": "blocks.N.temporal_transformer", "S1": "blocks.N.space_transformer"})
     with pytest.raises(CheckpointError, match="variant"):
