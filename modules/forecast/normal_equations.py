@@ -97,7 +97,7 @@ class NormalEquations:
 
     def mean_square_error(self, weight: Float[Tensor, "map _ ahead"], bias: Float[Tensor, "map ahead"]) -> float:
         """Of these maps on the rows taken in, over everything measured: none of the rows is looked at again."""
-        both = torch.cat([weight, bias[:, None]], dim=1)
+        both = torch.cat([weight, bias[:, None]], dim=1).double()
         total = float((self.squares - 2 * (both * self.crossed).sum(dim=1)).sum())
         for products, steps in self._by_group():
             part = both[..., steps]

@@ -130,7 +130,7 @@ class Ridge(Forecaster):
                 equations.add(x_MRD, self._by_row(y_BPN.mT), self._by_row(measured_BPN.mT))
         return equations
 
-    def series_equations(self, series: Iterable[Float[Tensor, "time target"]]) -> NormalEquations:
+    def series_equations(self, series: Iterable[Float[Tensor, "_ target"]]) -> NormalEquations:
         """The normal equations of every window of some series without gaps and covariates, at a fraction of the cost.
 
         A series shorter than a window has none.
@@ -156,7 +156,7 @@ class Ridge(Forecaster):
         """Fit to windows with their futures, in one pass."""
         self.solve(self.equations(windows))
 
-    def fit_series(self, series: Iterable[Float[Tensor, "time target"]]) -> None:
+    def fit_series(self, series: Iterable[Float[Tensor, "_ target"]]) -> None:
         """Fit to every window of series without gaps and covariates."""
         self.solve(self.series_equations(series))
 
@@ -213,8 +213,8 @@ def choose_ridge(
 
 
 def choose_ridge_on_series(
-    train: Sequence[Float[Tensor, "time target"]],
-    validation: Sequence[Float[Tensor, "time target"]],
+    train: Sequence[Float[Tensor, "_ target"]],
+    validation: Sequence[Float[Tensor, "_ target"]],
     shape: WindowShape,
     *,
     config: RidgeConfig | None = None,
