@@ -82,9 +82,7 @@ def parse_step(text: str) -> Step:
             return Step("months", count * MONTHS[unit], month_end=unit.endswith("E"))
         if unit == "B" and count == 1:
             return Step("business", 1)
-    raise ConfigError(
-        f"step: expected a frequency of pandas (h, 15min, D, W, MS, B, ...) or 'integer', got {text!r}."
-    )
+    raise ConfigError(f"step: expected a frequency of pandas (h, 15min, D, W, MS, B, ...) or 'integer', got {text!r}.")
 
 
 def stamps(start_ns: int, step: str | Step, first: int, stop: int, zone: str = "") -> np.ndarray:
