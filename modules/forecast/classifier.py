@@ -4,6 +4,7 @@ Shape suffixes: B batch, N steps, F features, D width, K classes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,7 +103,7 @@ class FlowformerClassifier(nn.Module):
             self.register_buffer("positions", waves(config.length, config.width), persistent=False)
         self.blocks = nn.ModuleList(FlowLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
         self.output = nn.Linear(config.width * config.length, config.classes)
 
     def forward(self, batch: SequenceBatch) -> Float[Tensor, "batch class"]:
