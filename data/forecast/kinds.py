@@ -52,5 +52,8 @@ FILMS = FileKind(
     arrays={
         "frames": Array("time channel height width", "uint8", "1/255", "The frames in order."),
     },
-    attributes={"seen": Attribute("int64", "Frames that are seen; the others are to be predicted.", "frames")},
+    attributes={
+        "seen": Attribute("int64", "Frames that are seen; the others are to be predicted.", "frames"),
+        "key": Attribute("str", "SHA-256 over inputs and settings: equal keys, equal films."),
+    },
 )
