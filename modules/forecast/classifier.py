@@ -4,7 +4,6 @@ Shape suffixes: B batch, N steps, F features, D width, K classes.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,7 +102,6 @@ class FlowformerClassifier(nn.Module):
             self.register_buffer("positions", waves(config.length, config.width), persistent=False)
         self.blocks = nn.ModuleList(FlowLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
         self.output = nn.Linear(config.width * config.length, config.classes)
 
     def forward(self, batch: SequenceBatch) -> Float[Tensor, "batch class"]:
@@ -117,7 +115,9 @@ class FlowformerClassifier(nn.Module):
         mask = present_BN if self.config.mask_attention else None
         for block in self.blocks:
             x_BND = block(x_BND, mask)
-        x_BND = self._dropped(self.activation(self.norm(x_BND))) * present_BN[..., None]
+        x_BND = self.norm(x_BND)
+        x_BND = F.relu(x_BND) if self.config.activation == "relu" else F.gelu(x_BND)
+        x_BND = self._dropped(x_BND) * present_BN[..., None]
         logits_BK: Tensor = self.output(x_BND.flatten(1))
         return logits_BK
 

@@ -8,6 +8,7 @@ Suffixes: B windows or rows, L steps, N targets, P steps ahead, O outputs, D wid
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -251,10 +252,11 @@ class LMUForecaster(Forecaster):
         calendar = None if window.calendar is None else window.calendar[:, : window.past.shape[1]]
         x = self._embedded(window.past, window.past_mask, calendar, statistics)
         memories = []
-        for layer in self.layers[:-1]:
+        *below, top = self._stack
+        for layer in below:
             x, memory = layer(x)
             memories.append(memory)
-        hidden, memory = self.layers[-1].last(x)
+        hidden, memory = top.last(x)
         return LMUState(statistics, (*memories, memory), hidden)
 
     def step(
@@ -272,7 +274,7 @@ class LMUForecaster(Forecaster):
             state.statistics,
         )[:, 0]
         memories = []
-        for layer, before in zip(self.layers, state.memories, strict=True):
+        for layer, before in zip(self._stack, state.memories, strict=True):
             x, memory = layer.step(x, before)
             memories.append(memory)
         return LMUState(state.statistics, tuple(memories), x)
@@ -286,6 +288,10 @@ class LMUForecaster(Forecaster):
         if self.covariates is not None:
             raise ConfigError("a forecaster with covariates needs whole windows; call it on a window instead.")
         return self.head.finish(self._raw(state), state.statistics)
+
+    @property
+    def _stack(self) -> list[LMULayer]:
+        return cast(list[LMULayer], list(self.layers))
 
     def _embedded(
         self, values_BLN: Tensor, mask_BLN: Tensor | None, calendar_BLC: Tensor | None, statistics: WindowStatistics
