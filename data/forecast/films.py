@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,16 +175,14 @@ def _own(
     short, whole = ([_UNFIT.sub("-", form) for form in forms] for forms in (short, whole))
     ids = distinct_ids(short, whole, names)
     stems = dict(zip(names, ids, strict=True))
-    shape: tuple[int, ...] | None = None
+    shape = _commonest_shape(files, length)
     try:
         with Writer(path, FILMS, {"seen": config.seen, "key": key}) as writer:
 
             def made() -> Iterator[tuple[str, bool]]:
-                nonlocal shape
                 for name, file in files.items():
                     before = len(clips)
                     for suffix, frames in _films(name, file, refused):
-                        shape = shape or frames.shape[1:]
                         reason = _misfit(frames, shape, length)
                         if reason is not None:
                             refused[name + suffix] = reason
@@ -207,11 +206,20 @@ def _own(
     return PreparedFilms(path, key, tuple(clips), refused, reused=False)
 
 
+def _commonest_shape(files: Mapping[str, Path], length: int) -> tuple[int, ...]:
+    """Channels, rows and columns of most clips; films are read twice, so that an odd first one does not decide."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for name, file in files.items():
+        for _, frames in _films(name, file, {}):
+            counts[frames.shape[1:]] += len(frames) // length
+    return counts.most_common(1)[0][0] if counts else ()
+
+
 def _misfit(frames: np.ndarray, shape: tuple[int, ...], length: int) -> str | None:
     if len(frames) < length:
         return f"{len(frames)} frames, expected at least {length} (seen + predicted)."
     if frames.shape[1:] != shape:
-        return f"channels, rows and columns {frames.shape[1:]}, the films before it {shape}: all films need one size."
+        return f"channels, rows and columns {frames.shape[1:]}, most films {shape}: all need one size."
     return None
 
 
