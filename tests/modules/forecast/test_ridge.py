@@ -24,13 +24,11 @@ OFFSETS: tuple[Offset, ...] = ("last", "mean", "season")
 def windows(shape: WindowShape = SHAPE, batch: int = 150, seed: int = 0, gaps: float = 0.0) -> WindowBatch:
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*sizes: int) -> Tensor:
-        return torch.randn(batch, *sizes, generator=generator).cumsum(dim=1) if sizes[1:] else torch.randn(
-            batch, *sizes, generator=generator
-        )  # fmt: skip
+    def walk(steps: int, columns: int) -> Tensor:
+        return torch.randn(batch, steps, columns, generator=generator).cumsum(dim=1)
 
     steps = shape.look_back + shape.horizon
-    target = normal(steps, shape.targets)
+    target = walk(steps, shape.targets)
     measured = torch.rand(target.shape, generator=generator) >= gaps
     target = target.masked_fill(~measured, 0.0)
     past, past_mask = target[:, : shape.look_back], measured[:, : shape.look_back]
@@ -42,9 +40,9 @@ def windows(shape: WindowShape = SHAPE, batch: int = 150, seed: int = 0, gaps: f
         past_mask=past_mask if gaps else None,
         future=future,
         future_mask=future_mask if gaps else None,
-        observed=normal(shape.look_back, shape.observed) if shape.observed else None,
-        known=normal(steps, shape.known) if shape.known else None,
-        static=normal(shape.static) if shape.static else None,
+        observed=walk(shape.look_back, shape.observed) if shape.observed else None,
+        known=walk(steps, shape.known) if shape.known else None,
+        static=walk(1, shape.static)[:, 0] if shape.static else None,
     )
 
 
