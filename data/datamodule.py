@@ -56,19 +56,19 @@ class _Draws(Dataset[Any]):
         return len(self.dataset)
 
 
-class _TrainingOrder(Sampler[list[Draw]]):
+class _TrainingOrder(Sampler[Any]):
     """This rank's part of every global batch, from the first batch that has not been trained on."""
 
-    def __init__(self, module: "ItemDataModule", rank: int, world: int) -> None:
+    def __init__(self, module: "ResumableDataModule", rank: int, world: int) -> None:
         self.module, self.rank, self.world = module, rank, world
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Any]:
         # `consumed` is read now and not at the first `next`: Lightning makes the iterator before the epoch begins.
         return self._from(self.module.consumed)
 
-    def _from(self, first: int) -> Iterator[list[Draw]]:
+    def _from(self, first: int) -> Iterator[Any]:
         for number in range(first, first + len(self)):
-            yield _dealt(self.module.global_batch(number), self.rank, self.world)
+            yield self.module.part(number, self.rank, self.world)
 
     def __len__(self) -> int:
         return self.module.batches_per_epoch
@@ -86,7 +86,7 @@ def _digest(*values: object) -> str:
 class _TrainingLoader(DataLoader[Any]):
     """A loader whose position is the trainer's own count: prefetched batches that were not trained on do not count."""
 
-    module: "ItemDataModule"
+    module: "ResumableDataModule"
 
     def state_dict(self) -> dict[str, int]:
         return {"consumed": self.module.consumed}
@@ -99,21 +99,119 @@ class _TrainingLoader(DataLoader[Any]):
             )
 
 
-class ItemDataModule(lightning.LightningDataModule):
-    """Splits, order, seeds and position for any domain's dataset.
+class ResumableDataModule(lightning.LightningDataModule):
+    """What every data module of a run has in common: its batches are numbered, and the next one is known.
 
     Batch number k of a run (counted over epochs) holds the same samples whatever the workers and ranks: `batch_size`
-    is that of all ranks together, and rank r of w takes every w-th sample of it. Batches are always full; where the
-    set is smaller than an epoch asks for, items come up again, with other seeds.
+    is that of all ranks together. Before each training step torch's global generator is seeded from the batch, so that
+    dropout too is the same after a restart, with nothing to save.
+
+    Subclasses say what this rank has of a batch (`part`), how loaders load, and what must stay as it is (`identity`).
+    Trainer arguments that go with it: `use_distributed_sampler=False`.
+    """
+
+    batches_per_epoch: int
+
+    def __init__(
+        self, batch_size: int, seed: int, workers: int, steps_per_epoch: int | None, start_method: str | None
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
+            raise ConfigError(
+                "expected batch_size >= 1, workers >= 0 and steps_per_epoch >= 1 or none, "
+                f"got {batch_size=}, {workers=}, {steps_per_epoch=}."
+            )
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.start_method = start_method if workers else None
+        self._consumed = 0
+
+    @property
+    def consumed(self) -> int:
+        """Batches trained on since the start of the run, over all epochs; where the next one continues."""
+        if self.trainer is None:
+            return self._consumed
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        return int(progress.total.processed)
+
+    def part(self, number: int, rank: int, world: int) -> Any:
+        """What `rank` of `world` has of training batch `number` of the run, as the loader's dataset takes it."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, int | str]:
+        """What must not change between a checkpoint and the run that continues it."""
+        raise NotImplementedError
+
+    def _training_loader(self, sampler: str, *, equal: bool = True, **loading: Any) -> DataLoader[Any]:
+        """The loader of this rank's parts, which go in as `sampler` or `batch_sampler`.
+
+        With `equal` every rank has as many samples as the others.
+        """
+        rank, world = self._rank_and_world()
+        if equal and self.batch_size % world:
+            raise ConfigError(
+                f"batch_size is that of all devices together and must be a multiple of their number, got "
+                f"{self.batch_size} for {world}; the nearest that fit are {self.batch_size // world * world or world} "
+                f"and {(self.batch_size // world + 1) * world}."
+            )
+        loading |= {**self._loading(), sampler: _TrainingOrder(self, rank, world)}
+        loader = _TrainingLoader(**loading)
+        loader.module = self
+        return loader
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "multiprocessing_context": self.start_method,
+            # Its own generator: otherwise making a loader draws from the global one, and a restart would draw again.
+            "generator": torch.Generator().manual_seed(self.seed & 0x7FFF_FFFF_FFFF_FFFF),
+        }
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "on several devices the trainer needs use_distributed_sampler=False: the data is dealt here."
+            )
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.trainer is not None and self.trainer.training:
+            torch.manual_seed(int(batch.seeds[0]))
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": self.consumed, **self.identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            CheckpointError: the run has other items, another seed, batch size or epoch length than the checkpoint.
+        """
+        ours = self.identity()
+        keys = [key for key in {**ours, **state} if key != "consumed" and state.get(key) != ours.get(key)]
+        changed = [f"{key}: {state.get(key)} in the checkpoint, {ours.get(key)} now" for key in keys]
+        if changed:
+            raise CheckpointError(
+                f"the checkpoint was made with other data or order ({'; '.join(changed)}), so its position means "
+                "nothing here. Continue with the same configuration, or start a new run."
+            )
+        self._consumed = int(state["consumed"])
+
+
+class ItemDataModule(ResumableDataModule):
+    """Splits, order, seeds and position for any domain's dataset.
+
+    Rank r of w takes every w-th sample of a batch. Batches are always full; where the set is smaller than an epoch
+    asks for, items come up again, with other seeds.
 
     With `batching` a batch holds items of similar length, at most `batch_size` and fewer where they are long. An epoch
     then is every item once, in batches of unequal size; nothing is repeated to fill a batch, unless it holds fewer
     items than there are ranks. Ranks may get one sample more or less than others.
-
-    Before each training step torch's global generator is seeded from the batch, so that dropout too is the same after
-    a restart, with nothing to save.
-
-    Trainer arguments that go with it: `use_distributed_sampler=False`.
 
     Args:
         dataset: the items; only ids are touched before a loader is made.
@@ -127,6 +225,7 @@ class ItemDataModule(lightning.LightningDataModule):
         batching: cuts batches by length; None makes batches of `batch_size`.
         groups: group of each item (a cluster of near-copies): a group is trained on or held out as a whole.
         one_per_group: an epoch draws one member of each training group, another one each time, in place of all items.
+        test: True for the items that their source itself sets apart: they are the test items, and no others are.
     """
 
     def __init__(
@@ -142,13 +241,9 @@ class ItemDataModule(lightning.LightningDataModule):
         batching: LengthBatches | None = None,
         groups: Sequence[str] | None = None,
         one_per_group: bool = False,
+        test: Sequence[bool] | None = None,
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
-            raise ConfigError(
-                "expected batch_size >= 1, workers >= 0 and steps_per_epoch >= 1 or none, "
-                f"got {batch_size=}, {workers=}, {steps_per_epoch=}."
-            )
+        super().__init__(batch_size, seed, workers, steps_per_epoch, start_method)
         if not len(dataset):
             raise ConfigError("the dataset holds no items; prepare some first.")
         self.dataset = dataset
@@ -158,11 +253,7 @@ class ItemDataModule(lightning.LightningDataModule):
             )
         if one_per_group and groups is None:
             raise ConfigError("one_per_group needs the group of each item; give groups, or leave it out.")
-        self.splits = split_items(dataset.ids, split, groups)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.workers = workers
-        self.start_method = start_method if workers else None
+        self.splits = split_items(dataset.ids, split, groups, test=test)
         self.batching = batching
         self._groups = groups
         self._entries = self._training_entries(groups if one_per_group else None)
@@ -170,7 +261,6 @@ class ItemDataModule(lightning.LightningDataModule):
         self._plan = batching.plan(train, groups if one_per_group else None, batch_size) if batching else None
         natural = self._plan.batches if self._plan else max(1, len(self._entries) // batch_size)
         self.batches_per_epoch = steps_per_epoch or natural
-        self._consumed = 0
         self._epoch: tuple[int, list[list[Draw]]] = (-1, [])
 
     def _training_entries(self, groups: Sequence[str] | None) -> list[list[int]]:
@@ -181,14 +271,6 @@ class ItemDataModule(lightning.LightningDataModule):
         for item in self.splits["train"]:
             members.setdefault(groups[item], []).append(item)
         return list(members.values())
-
-    @property
-    def consumed(self) -> int:
-        """Batches trained on since the start of the run, over all epochs; where the next one continues."""
-        if self.trainer is None:
-            return self._consumed
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        return int(progress.total.processed)
 
     def global_batch(self, number: int) -> list[Draw]:
         """The draws of batch `number` of the run, for all ranks."""
@@ -221,17 +303,11 @@ class ItemDataModule(lightning.LightningDataModule):
     def _draws(self, items: list[tuple[int, int]], epoch: int) -> list[Draw]:
         return [(item, sample_seed(self.seed, epoch, self.dataset.ids[item], repeat)) for item, repeat in items]
 
+    def part(self, number: int, rank: int, world: int) -> list[Draw]:
+        return _dealt(self.global_batch(number), rank, world)
+
     def train_dataloader(self) -> DataLoader[Any]:
-        rank, world = self._rank_and_world()
-        if self._plan is None and self.batch_size % world:
-            raise ConfigError(
-                f"batch_size is that of all devices together and must be a multiple of their number, got "
-                f"{self.batch_size} for {world}; the nearest that fit are {self.batch_size // world * world or world} "
-                f"and {(self.batch_size // world + 1) * world}."
-            )
-        loader = _TrainingLoader(batch_sampler=_TrainingOrder(self, rank, world), **self._loading())
-        loader.module = self
-        return loader
+        return self._training_loader("batch_sampler", equal=self._plan is None)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Held-out items, each with the same seed every time; nothing where none are.
@@ -264,32 +340,9 @@ class ItemDataModule(lightning.LightningDataModule):
         return DataLoader(batch_sampler=batches, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
-        return {
-            "dataset": _Draws(self.dataset),
-            "collate_fn": self.dataset.collate,
-            "num_workers": self.workers,
-            "persistent_workers": self.workers > 0,
-            "multiprocessing_context": self.start_method,
-            # Its own generator: otherwise making a loader draws from the global one, and a restart would draw again.
-            "generator": torch.Generator().manual_seed(self.seed & 0x7FFF_FFFF_FFFF_FFFF),
-        }
+        return {"dataset": _Draws(self.dataset), "collate_fn": self.dataset.collate, **super()._loading()}
 
-    def _rank_and_world(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ConfigError(
-                "on several devices the trainer needs use_distributed_sampler=False: the data is dealt here."
-            )
-        return self.trainer.global_rank, self.trainer.world_size
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if self.trainer is not None and self.trainer.training:
-            torch.manual_seed(int(batch.seeds[0]))
-        return batch
-
-    def _identity(self) -> dict[str, int | str]:
-        """What must not change between a checkpoint and the run that continues it."""
+    def identity(self) -> dict[str, int | str]:
         ids = "\0".join(self.dataset.ids[i] for i in self.splits["train"])
         identity: dict[str, int | str] = {
             "seed": self.seed,
@@ -303,22 +356,3 @@ class ItemDataModule(lightning.LightningDataModule):
         if len(self._entries) != len(self.splits["train"]):
             identity["groups"] = _digest(self._entries)
         return identity
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self.consumed, **self._identity()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            CheckpointError: the run has other items, another seed, batch size or epoch length than the checkpoint.
-        """
-        ours = self._identity()
-        keys = [key for key in {**ours, **state} if key != "consumed" and state.get(key) != ours.get(key)]
-        changed = [f"{key}: {state.get(key)} in the checkpoint, {ours.get(key)} now" for key in keys]
-        if changed:
-            raise CheckpointError(
-                f"the checkpoint was made with other data or order ({'; '.join(changed)}), so its position means "
-                "nothing here. Continue with the same configuration, or start a new run."
-            )
-        self._consumed = int(state["consumed"])
