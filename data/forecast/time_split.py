@@ -147,15 +147,15 @@ class WindowIndex:
         self.first = np.asarray(windows.first, np.int64)
         self.stride = stride
         counts = -(-np.maximum(np.asarray(windows.stop, np.int64) - self.first, 0) // stride)
-        self._ends = np.cumsum(counts)
+        self.ends = np.cumsum(counts)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     def locate(
         self, numbers: Int[np.ndarray, " window"]
     ) -> tuple[Int[np.ndarray, " window"], Int[np.ndarray, " window"]]:
         """Series and origin of each window."""
-        items = np.searchsorted(self._ends, numbers, side="right")
-        before = np.where(items > 0, self._ends[items - 1], 0)
+        items = np.searchsorted(self.ends, numbers, side="right")
+        before = np.where(items > 0, self.ends[items - 1], 0)
         return items, self.first[items] + (numbers - before) * self.stride
