@@ -34,8 +34,6 @@ class CycleNetConfig:
     """Whether windows are shifted and scaled to mean 0 and (unbiased) variance 1."""
 
     def __post_init__(self) -> None:
-        if self.network not in ("linear", "mlp"):
-            raise ConfigError(f"network must be linear or mlp, got {self.network!r}.")
         for name in ("width", "cycle"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")

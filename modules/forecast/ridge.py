@@ -6,7 +6,7 @@ Suffixes: B windows, L steps seen, P steps ahead, N targets, F covariate feature
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,8 +43,6 @@ class RidgeConfig:
     """Of the look-back, seen of each covariate."""
 
     def __post_init__(self) -> None:
-        if self.offset not in get_args(Offset):
-            raise ConfigError(f"offset must be one of {', '.join(get_args(Offset))}, got {self.offset!r}.")
         if self.penalty <= 0:
             raise ConfigError(f"penalty must be positive, got {self.penalty}.")
         if self.covariate_steps < 1:

@@ -29,8 +29,6 @@ class SparseTSFConfig:
     """Steps of a period; None takes the season of the data."""
 
     def __post_init__(self) -> None:
-        if self.network not in ("linear", "mlp"):
-            raise ConfigError(f"network must be linear or mlp, got {self.network!r}.")
         for name in ("width", "period"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")

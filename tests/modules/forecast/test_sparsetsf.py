@@ -79,5 +79,3 @@ def test_refusals() -> None:
         SparseTSFConfig(period=23).build(SHAPE, Head())
     with pytest.raises(ConfigError, match="period"):
         SparseTSFConfig(period=0)
-    with pytest.raises(ConfigError, match="network"):
-        SparseTSFConfig(network="deep")  # type: ignore[arg-type]
