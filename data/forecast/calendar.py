@@ -70,7 +70,7 @@ def parse_step(text: str) -> Step:
         return Step("integer", 1)
     found = re.fullmatch(r"(\d*) *([A-Za-z]*)", _ANCHORED.sub("", text.strip()))
     count = int(found[1] or 1) if found else 0
-    if found and count:
+    if found and found[0] and count:
         unit = _OLD.get(found[2], found[2])
         if not unit:
             return Step("integer", count)

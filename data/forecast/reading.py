@@ -1,5 +1,6 @@
 """CSV and Parquet files into one table of plain columns: numbers, texts, or dates. Imported late (pandas)."""
 
+import codecs
 import gzip
 import re
 import zlib
@@ -50,10 +51,6 @@ def read_table(path: Path) -> Any:
     parquet = start == b"PAR1" or path.name.lower().endswith(PARQUET_SUFFIXES)
     frame = _read_parquet(path) if parquet else _read_csv(path)
     frame.columns = [str(name).strip() for name in frame.columns]
-    twice = [name for name, count in Counter(frame.columns).items() if count > 1]
-    if twice:
-        raise PenstockError(f"{path}: the column '{twice[0]}' comes {frame.columns.tolist().count(twice[0])} times; "
-                            "every column needs a name of its own.")  # fmt: skip
     if not len(frame):
         raise PenstockError(f"{path} has a header but no rows: expected at least one line of data below it.")
     return frame
@@ -102,6 +99,8 @@ def _read_parquet(path: Path) -> Any:
 def _read_csv(path: Path) -> Any:
     pandas = require("pandas", "forecast")
     encoding, delimiter, decimal = _sniff(path)
+    # From 3 on pandas reads numbers to the last bit without being asked, and warns when it is.
+    precision = {"float_precision": "round_trip"} if int(pandas.__version__.split(".")[0]) < 3 else {}
     try:
         frame = pandas.read_csv(
             path,
@@ -114,7 +113,7 @@ def _read_csv(path: Path) -> Any:
             skipinitialspace=True,
             index_col=False,
             low_memory=False,
-            float_precision="round_trip",
+            **precision,
         )
     except (
         pandas.errors.ParserError,
@@ -162,6 +161,9 @@ def _sniff(path: Path) -> tuple[str, str, str]:
         raise PenstockError(
             f"{path}: expected a first line with the names of the columns, got {lines[0][:80]!r}. Add a header line."
         )
+    twice = [cell for cell, count in Counter(cells).items() if count > 1 and cell]
+    if twice:
+        raise PenstockError(f"{path}: the column '{twice[0]}' comes twice; every column needs a name of its own.")
     body = [cell.strip().strip('"') for line in lines[1:200] for cell in line.split(delimiter)]
     comma = delimiter != "," and sum(bool(re.fullmatch(r"[+-]?\d+,\d+", cell)) for cell in body) > 0
     return encoding, delimiter, "," if comma else "."
@@ -178,10 +180,17 @@ def _encoding(path: Path, head: bytes) -> str:
             "Expected a CSV with a header line, or a Parquet file."
         )
     try:
-        head[: len(head) - 4].decode("utf-8") if len(head) == _HEAD else head.decode("utf-8")
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut at the end of the head
+        return "utf-8"
+    except UnicodeDecodeError:
+        pass
+    try:
+        head.decode("cp1252")
     except UnicodeDecodeError as error:
-        return "utf-8" if error.start >= len(head) - 8 and len(head) == _HEAD else "cp1252"
-    return "utf-8"
+        raise PenstockError(
+            f"{path} is not text in UTF-8 or a Western code page: expected a CSV or Parquet file."
+        ) from error
+    return "cp1252"
 
 
 def _delimiter(lines: list[str]) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -51,8 +52,9 @@ class Content:
             return np.array([word is None for word in self.words])
         return np.isnan(self.values)
 
+    @cached_property
     def codes(self) -> np.ndarray:
-        """A number for each different value, negative where missing."""
+        """A number for each different value, negative where missing; asked for once values are final."""
         found: np.ndarray = require("pandas", "forecast").factorize(self.words if self.kind == "text" else self.values)[
             0
         ]
@@ -131,8 +133,9 @@ def find_roles(
     for name, (role, reason) in planned.items():
         _add(roles, contents[name], role, reason, name in config.named(), series)
     if not roles.values["target"]:
+        left = [f"{c.name} ({c.role}: {c.reason})" for c in roles.columns]
         raise PenstockError(
-            f"no column of numbers is left to forecast: {', '.join(frame.columns[:20])}. Name the target (target)."
+            f"no column of numbers is left to forecast: {', '.join(left[:20])}. Name the target (target)."
         )
     for column in [c for c in roles.columns if c.role in ("target", "known", "observed", "static")]:
         for word, count in contents[column.name].missing.items():
@@ -278,7 +281,7 @@ class _Planner:
         return numeric, "every column of numbers" if len(numeric) > 1 else "the column of numbers"
 
     def _is_static(self, name: str) -> bool:
-        codes = self.contents[name].codes()
+        codes = self.contents[name].codes
         order = np.argsort(self.series, kind="stable")
         same = np.diff(self.series[order]) == 0
         return bool((np.diff(codes[order])[same] == 0).all()) and bool((codes != codes[0]).any())
@@ -293,7 +296,7 @@ class _Planner:
 
     def _is_calendar(self, name: str) -> bool:
         content = self.contents[name]
-        codes = content.codes()
+        codes = content.codes
         if codes.min() < 0 or not 1 < codes.max() + 1 <= 60:
             return False
         if content.kind == "number" and (content.values != np.floor(content.values)).any():
@@ -343,7 +346,7 @@ def _add(roles: Roles, content: Content, role: Role, reason: str, named: bool, s
             f"the target '{name}' holds words: row {row + 1} says {content.words[row]!r}, expected a number. Correct "
             "the column or name another target."
         )
-    codes = content.codes()
+    codes = content.codes
     if role in ("known", "observed") and not named and (codes == codes[0]).all():
         roles.columns.append(Column(name, "dropped", "it never changes", absent))
         return

@@ -18,6 +18,8 @@ from data.forecast.stamps import NO_STAMP, Stamps, in_zone
 from data.forecast.time_columns import check_named, find_series, find_stamps
 
 CHANGING = ("target", "observed", "known")
+MANY_MERGED = 0.05
+"""Share of the rows merged on the grid beyond which the table is called irregular."""
 ARRAYS = {"target": "targets", "observed": "observed", "known": "known", "static": "static"}
 """Name of the array (data.forecast.kinds) and of the list of columns, by role."""
 
@@ -135,13 +137,19 @@ def _reading(
     name: str, rows: int, undated: int, stamps: Stamps, roles: Roles, gridded: Gridded,
     last: Int[np.ndarray, " series"], kept: Int[np.ndarray, " kept"], ids: list[str], warnings: list[str], refused: int,
 ) -> Reading:  # fmt: skip
-    starts, ends = gridded.rows.stamp[gridded.first[kept]], _end_stamps(gridded, last)[kept]
+    starts, ends = gridded.start[kept], _end_stamps(gridded, last)[kept]
     done, targets = gridded.treatment, list(roles.values["target"])
     cut = int((gridded.position[gridded.stop - 1] + 1 - last)[kept].sum()) if not roles.values["known"] else 0
     if cut:
         warnings = [
             *warnings,
             f"{cut:,} steps after the last target value hold nothing that is used; forecasts begin there.",
+        ]
+    if done.merged > MANY_MERGED * len(gridded.position):
+        warnings = [
+            *warnings,
+            f"the stamps are irregular: {done.merged:,} rows share a step of {gridded.step} with another one. Name the "
+            "step that values are wanted for (step) if their mean is not what is meant.",
         ]
     ahead = _reach(roles, gridded, last, kept)
     short = [column for column, steps in ahead.items() if steps <= 0]
@@ -183,7 +191,9 @@ def _reading(
 
 
 def _end_stamps(gridded: Gridded, last: Int[np.ndarray, " series"]) -> Int[np.ndarray, " series"]:
-    """Stamp (as in the table) of the last row with a target."""
+    """Stamp of the last step with a target; for steps of the calendar as the table has it."""
+    if gridded.step.kind == "integer" or not gridded.step.local:
+        return gridded.start + (last - 1) * gridded.step.size
     ends = np.where(gridded.position + 1 == np.repeat(last, gridded.stop - gridded.first), gridded.rows.stamp, NO_STAMP)
     found: np.ndarray = np.maximum.reduceat(ends, gridded.first)
     return found

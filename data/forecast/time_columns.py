@@ -90,7 +90,9 @@ def _find_time(frame: Any, free: Sequence[str]) -> str | None:
         if kind.is_datetime64_any_dtype(column.dtype):
             rated.append((0 if called else 1, place, name))
         elif kind.is_numeric_dtype(column.dtype):
-            if _are_steps(column, name):
+            # Separate columns of year and month are put together, not taken for stamps one by one.
+            part = name.lower() in ("year", "month") and {"year", "month"} <= {other.lower() for other in free}
+            if not part and _are_steps(column, name):
                 rated.append((4, place, name))
         elif _are_dates(column):
             rated.append((2 if called else 3, place, name))
@@ -162,7 +164,7 @@ def _from_parts(frame: Any, free: Sequence[str]) -> tuple[Stamps, list[Column]]:
             names = [small[part] for part in parts]
             found = Stamps(values, False, "", f"the columns {', '.join(names)}", naive=True)
             return found, [Column(name, "time", "found: part of the date") for name in names]
-    cells = ", ".join(f"{name} ({frame[name].iloc[0]!r})" for name in list(frame.columns)[:12])
+    cells = ", ".join(f"{name} ({frame[name].iloc[0]})" for name in list(frame.columns)[:12])
     raise PenstockError(
         f"no column of the table can be read as stamps. Its columns with their first cells: {cells}. "
         "Name the column of dates, Unix seconds or step numbers (time)."
@@ -183,7 +185,10 @@ def find_series(
     else:
         named = config.named()
         free = [n for n in frame.columns if n not in named and n not in taken and n != FILE_COLUMN]
-        names, reason = [*files, *_find_id(frame, stamps.values, free, files)], "found: tells rows of one stamp apart"
+        names, reason = (
+            [*files, *_find_id(frame, stamps.values, free, files, config)],
+            "found: tells rows of one stamp apart",
+        )
     if not names:
         return np.zeros(len(frame), np.int64), [], []
     codes, labels = _grouped(frame, names)
@@ -210,7 +215,9 @@ def _label(value: Any) -> str:
     )
 
 
-def _find_id(frame: Any, stamp: np.ndarray, free: Sequence[str], files: Sequence[str]) -> list[str]:
+def _find_id(
+    frame: Any, stamp: np.ndarray, free: Sequence[str], files: Sequence[str], config: ColumnsConfig
+) -> list[str]:
     pandas = require("pandas", "forecast")
     rows = len(frame)
     when = pandas.factorize(stamp)[0].astype(np.int64)
@@ -247,6 +254,8 @@ def _find_id(frame: Any, stamp: np.ndarray, free: Sequence[str], files: Sequence
     # Rows that repeat whole are no sign of more series.
     if reached >= enough or reached >= (1 - FEW_REPEATS) * int((~frame.duplicated()).sum()):
         return chosen
+    if config.duplicates != "auto":
+        return []
     raise PenstockError(
         f"{100 * repeats:.3g} % of the rows have a stamp that came before, and no column tells them apart. In a table "
         "of several series, name the column of the series (id); in a table of one, the rows are duplicates that "
