@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from data.errors import ConfigError
 from modules.layers.attention import check_heads
+from modules.layers.dropout import add_dropout, dropout
 from modules.layers.flow_attention import flow_attention
 
 AttentionKind = Literal["softmax", "flow"]
@@ -29,18 +30,26 @@ def check_encoder(*, width: int, heads: int, layers: int, feed_forward: int, dro
 
 
 def attend(
-    q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, *, kind: AttentionKind, dropout: float
+    q_BHTd: Tensor, k_BHSd: Tensor, v_BHSd: Tensor, *, kind: AttentionKind, probability: float
 ) -> Float[Tensor, "batch token width"]:
     """What each query gathers from the values, heads side by side.
 
-    Softmax: softmax(q kᵀ / √d) v with dropout on the weights. Flow: the variant for time series, without clamp and
-    dropout (Wu et al. 2022).
+    Softmax: softmax(q kᵀ / √d) v with dropout on the weights, of this probability. Flow: the variant for time series,
+    without clamp and dropout (Wu et al. 2022).
     """
     if kind == "flow":
         gathered = flow_attention(q_BHTd, k_BHSd, v_BHSd, clamp=False)
     else:
-        gathered = F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, dropout_p=dropout)
+        gathered = _softmax_attention(q_BHTd, k_BHSd, v_BHSd, probability)
     return gathered.transpose(1, 2).flatten(-2)
+
+
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, probability: float) -> Tensor:
+    if probability == 0.0 or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=probability)
+    # The fused CPU kernel has no dropout; spelled out, the weights get the cheaper random numbers.
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+    return dropout(weights, probability, True) @ v
 
 
 class SelfAttention(nn.Module):
@@ -52,9 +61,21 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.output(attend(q, k, v, kind=self.kind, dropout=self.dropout if self.training else 0.0))
+    def forward(
+        self, x: Float[Tensor, "batch token width"], asked: int | None = None
+    ) -> Float[Tensor, "batch asked width"]:
+        """What the first `asked` tokens gather from all; all tokens where None."""
+        probability = self.dropout if self.training else 0.0
+        if asked is None or asked == x.shape[1] or self.kind == "flow":  # flow is shared by all who ask
+            q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            return self.output(attend(q, k, v, kind=self.kind, probability=probability)[:, :asked])
+        width = x.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = F.linear(x[:, :asked], weight[:width], bias[:width])
+        key_value = F.linear(x, weight[width:], bias[width:])
+        q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = key_value.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.output(attend(q, k, v, kind=self.kind, probability=probability))
 
 
 class CrossAttention(nn.Module):
@@ -72,7 +93,7 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "batch token width"]:
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.output(attend(q, k, v, kind="softmax", dropout=self.dropout if self.training else 0.0))
+        return self.output(attend(q, k, v, kind="softmax", probability=self.dropout if self.training else 0.0))
 
 
 class FeedForward(nn.Module):
@@ -86,7 +107,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token width"]:
         hidden = self.activation(self.expand(x))
-        return self.contract(F.dropout(hidden, self.dropout, self.training))
+        return self.contract(dropout(hidden, self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
@@ -109,6 +130,10 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = dropout
 
-    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        x = self.attention_norm(x + F.dropout(self.attention(x), self.dropout, self.training))
-        return self.feed_forward_norm(x + F.dropout(self.feed_forward(x), self.dropout, self.training))
+    def forward(
+        self, x: Float[Tensor, "batch token width"], asked: int | None = None
+    ) -> Float[Tensor, "batch asked width"]:
+        """The first `asked` tokens only, which spares the last layer what nobody reads; all where None."""
+        gathered = self.attention(x, asked)
+        x = self.attention_norm(add_dropout(x[:, :asked], gathered, self.dropout, self.training))
+        return self.feed_forward_norm(add_dropout(x, self.feed_forward(x), self.dropout, self.training))

@@ -8,7 +8,6 @@ Suffixes: B windows, L look-back, P steps ahead, N targets, C covariates, T toke
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from modules.forecast.encoder import Activation, AttentionKind, EncoderLayer, ch
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.normalisation import WindowStatistics, window_statistics
+from modules.layers.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +136,10 @@ class ITransformer(Forecaster):
         x_BTD = self.embedding(history.transpose(1, 2))
         if self.covariates is not None:
             x_BTD = torch.cat([x_BTD, *self.covariates(window)], dim=1)
-        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        for layer in self.layers:
+        x_BTD = dropout(x_BTD, self.config.dropout, self.training)
+        for layer in self.layers[:-1]:
             x_BTD = layer(x_BTD)
-        raw = self.projection(self.norm(x_BTD[:, : self.shape.targets]))
+        x_BND = self.norm(self.layers[-1](x_BTD, self.shape.targets))
+        raw = self.projection(x_BND)
         raw_BPNO = raw.unflatten(-1, (self.shape.horizon, self.head.outputs)).transpose(1, 2)
         return self.head.finish(raw_BPNO, statistics)

@@ -134,5 +134,28 @@ def flattened_head(weight: Tensor, width: int) -> Tensor:
 
 
 def contiguous(state: State) -> State:
-    """The tensors in float32, each with memory of its own."""
-    return {key: tensor.detach().float().contiguous().clone() for key, tensor in state.items()}
+    """The tensors, in float32 where they are no counts, each with memory of its own."""
+    kept = {key: tensor.detach() for key, tensor in state.items()}
+    return {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous().clone()
+        for key, tensor in kept.items()
+    }
+
+
+def stride_of(known: Settings, *, look_back: int, patch: int, tokens: int, repeats: bool) -> int:
+    """Steps between patches: that of the settings or half a patch, where it makes so many tokens, else the first that
+    does.
+
+    Args:
+        repeats: the newest value is repeated `stride` times before the patches are cut.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    named = [known.integer("stride")] if "stride" in known.values else []
+    for stride in (*named, max(patch // 2, 1), *range(1, look_back + 1)):
+        if look_back >= patch and (look_back - patch) // stride + 1 + repeats == tokens:
+            return stride
+    raise CheckpointError(
+        f"no stride cuts {look_back} steps into {tokens} patches of {patch}; check seq_len in the settings."
+    )
