@@ -1,5 +1,6 @@
 """Forecasts, backtests and anomaly scores as tables that other programs read: Parquet and CSV."""
 
+import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,9 @@ def write_table(columns: Mapping[str, np.ndarray], path: Path, *, zone: str = ""
     frame = pandas.DataFrame({name: _column(name, values, zone) for name, values in columns.items()})
     with written_file(path) as temporary:
         if path.suffix == ".parquet":
-            _write_parquet(frame, temporary)
+            _write_parquet(columns, zone, temporary)
         else:
-            stamps = [name for name, values in columns.items() if np.asarray(values).dtype.kind == "M"]
-            for name in stamps:
-                frame[name] = _iso(frame[name])
-            compression = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-            frame.to_csv(temporary, index=False, compression=compression, lineterminator="\n")
+            _write_csv(frame, temporary, packed=path.suffix == ".gz")
     return path
 
 
@@ -111,7 +108,24 @@ def _iso(stamps: Any) -> Any:
     return text.where(pandas.notna(stamps), None)
 
 
-def _write_parquet(frame: Any, path: Path) -> None:
+def _write_csv(frame: Any, path: Path, *, packed: bool) -> None:
+    for name in [name for name in frame.columns if frame[name].dtype.kind == "M"]:
+        frame[name] = _iso(frame[name])
+    if not packed:
+        frame.to_csv(path, index=False, lineterminator="\n")
+        return
+    # Without name and time in its head, equal tables give equal files.
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        file.write(frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _write_parquet(columns: Mapping[str, np.ndarray], zone: str, path: Path) -> None:
     pyarrow, parquet = require("pyarrow", "forecast"), require("pyarrow.parquet", "forecast")
-    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+
+    def column(values: np.ndarray) -> Any:
+        if values.dtype.kind == "M":
+            return pyarrow.array(values.astype("datetime64[ns]"), pyarrow.timestamp("ns", zone or None))
+        return pyarrow.array(values.astype(object) if values.dtype.kind == "U" else values, from_pandas=True)
+
+    table = pyarrow.table({name: column(np.asarray(values)) for name, values in columns.items()})
     parquet.write_table(table, path, compression="zstd", version="2.6")
