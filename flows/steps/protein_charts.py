@@ -3,14 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 96, 16, 46
-_STYLE = (
-    "<style>text{font:13px system-ui,sans-serif;fill:#5b666d}.l{fill:none;stroke-width:2.5}"
-    ".g{stroke:#8b959b;stroke-opacity:.3}.f{stroke:#8b959b;stroke-dasharray:5 4;stroke-width:1.5}"
-    "@media(prefers-color-scheme:dark){text{fill:#a3adb1}}</style>"
-)
-_COLOURS = ("#17809f", "#c2611f", "#6b4fa0")
+from flows.reporting.drawing import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, STYLE, TOP, WIDTH
 
 
 def few_steps_chart(
@@ -24,27 +17,27 @@ def few_steps_chart(
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (math.log(x) - low) / ((high - low) or 1.0)
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - y / top * (HEIGHT - _TOP - _BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">{_STYLE}']
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">{STYLE}']
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         _, y = at(math.exp(low), share * top)
-        parts.append(f'<line class="g" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * top:.{decimals}f}</text>')
+        parts.append(f'<line class="g" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * top:.{decimals}f}</text>')
     for calls in sorted({x for x, _ in points}):
         x, _ = at(calls, 0)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 20}" text-anchor="middle">{calls}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{calls}</text>')
     if floor is not None:
         _, y = at(math.exp(low), floor)
-        parts.append(f'<line class="f" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{WIDTH - _RIGHT + 8}" y="{y + 4:.1f}">{floor_name}</text>')
-    for (name, line), colour in zip(lines.items(), _COLOURS, strict=False):
+        parts.append(f'<line class="f" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}">{floor_name}</text>')
+    for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
         places = [at(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="l" stroke="{colour}" points="{path}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places]
         x, y = places[-1]
         parts.append(f'<text x="{x + 10:.1f}" y="{y + 4:.1f}" style="fill:{colour}">{name}</text>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">network calls per backbone</text></svg>')
     return "".join(parts)

@@ -1,0 +1,136 @@
+"""Season, look-back and a first forecast, decided on the validation part with closed-form models alone."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from configs.forecast import ForecastConfig
+from configs.load import to_plain
+from data.errors import ConfigError
+from data.forecast.calendar import seasons
+from data.forecast.series_store import Series, SeriesStore
+from data.forecast.time_split import spans
+from data.model_folder import write_model
+from flows.run import Run, write_json
+from flows.steps.forecast_ridge import RIDGE, compared, fitted_ridge
+from flows.steps.forecast_train import add_seconds
+from flows.steps.forecast_workbench import Choice, make_workbench
+from modules.forecast.backtest import forecast_all
+from modules.forecast.floors import SeasonalNaive
+from modules.forecast.heads import Head
+from modules.forecast.network import ForecastNetwork
+
+DEFAULT_HORIZON = 24
+LONGEST_LOOK_BACK = 512
+"""Of those that are tried unasked: a ridge regression costs the square of it."""
+SCANNED = 20
+"""Series whose autocorrelation is looked at."""
+SCORED = 1000
+"""Most validation windows on which seasons are compared."""
+
+
+def choose(run: Run) -> None:
+    """Write choice.json and the fitted ridge regression, and forecast with it."""
+    began = time.process_time()
+    config: ForecastConfig = run.config
+    store = SeriesStore(run.data_file)
+    choice, tried = decided(store, config)
+    bench = make_workbench(store, config, choice)
+    ridge = fitted_ridge(config, choice, bench)
+    network = ForecastNetwork(shape=bench.shape, model=ridge.config)
+    described = {"domain": run.domain_name, "stage": RIDGE, "network": to_plain(network)}
+    write_model(run.model(RIDGE), ridge, described, run.provenance() | {"run": run.name, "stage": RIDGE})
+    write_json(run.path / "scaler.json", bench.scaler.to_plain())
+    write_json(run.path / "choice.json", asdict(replace(choice, table=tried)))
+    for item, reason in list(bench.split.refused.items())[:20]:
+        print(f"  left out {store.ids[item]}: {reason}", flush=True)
+    seconds = time.process_time() - began
+    add_seconds(run, RIDGE, seconds)
+    print(
+        f"season {choice.season}, look-back {choice.look_back}, horizon {choice.horizon} steps (validation); ridge "
+        f"regression fitted after {seconds:.1f} CPU s",
+        flush=True,
+    )
+
+
+def decided(store: Series, config: ForecastConfig) -> tuple[Choice, list[dict[str, Any]]]:
+    """The choice, and what was tried on the way with its validation error.
+
+    Only rows before the end of the validation part are read.
+
+    Raises:
+        ConfigError: the series are too short for the horizon.
+    """
+    shortest = int(np.median(store.lengths))
+    season, tried = _season(store, config, shortest)
+    horizon = config.horizon or (season if season > 1 else min(DEFAULT_HORIZON, max(1, shortest // 20)))
+    if horizon >= shortest:
+        raise ConfigError(f"horizon {horizon}: the median series has {shortest} steps. Take a shorter --horizon.")
+    best: tuple[float, Choice] | None = None
+    for look_back in _look_backs(config, horizon, season, shortest):
+        plain = Choice(horizon, look_back, season, "last", 1e-2, [])
+        bench = make_workbench(store, config, plain)
+        found = compared(bench, config)
+        tried += [{"look_back": look_back, "season": season, **asdict(trial)} for trial in found.table]
+        if best is None or found.best.error < best[0]:
+            best = found.best.error, replace(plain, offset=found.best.offset, penalty=found.best.penalty)
+    assert best is not None
+    return best[1], tried
+
+
+def _season(store: Series, config: ForecastConfig, shortest: int) -> tuple[int, list[dict[str, Any]]]:
+    """The season whose naive forecast errs least on the validation part; 1 where there is none."""
+    if config.choose.season is not None:
+        return config.choose.season, []
+    # A season that does not fit into the look-back is of no use.
+    longest = max(1, min(shortest // 8, config.choose.look_back or LONGEST_LOOK_BACK))
+    options = [n for n in dict.fromkeys([*seasons(store.step), *_periods(store, config)]) if 1 < n <= longest]
+    tried: list[dict[str, Any]] = []
+    for season in options:
+        horizon = config.horizon or max(options)
+        choice = Choice(min(horizon, longest), season, season, "last", 1e-2, [])
+        bench = make_workbench(store, config, choice)
+        rows = bench.rows("validation", SCORED)
+        forecast = forecast_all(SeasonalNaive(bench.shape, Head()), bench.windows.cut, rows.items, rows.origins)
+        error = float(np.nanmean((forecast[..., 0] - bench.truth(rows)) ** 2))
+        tried.append({"season": season, "model": "seasonal naive", "error": error})
+    if not tried:
+        return 1, []
+    return int(min(tried, key=lambda trial: trial["error"])["season"]), tried
+
+
+def _periods(store: Series, config: ForecastConfig) -> list[int]:
+    """Periods at which training rows resemble themselves: peaks of the mean autocorrelation of some series."""
+    split = spans(store.lengths, 1, 1, config.split)
+    total: np.ndarray | None = None
+    width = int(max(4, min(2048, np.median(split.train_ends) // 3)))
+    for item in range(min(SCANNED, len(store.ids))):
+        values = store.read(item, "targets", 0, int(split.train_ends[item]))
+        if len(values) <= 2 * width:
+            continue
+        # Differences, because a trend makes every lag look alike; a gap counts as no change.
+        change = np.nan_to_num(np.diff(values, axis=0))
+        power = np.abs(np.fft.rfft(change - change.mean(axis=0), 2 * len(change), axis=0)) ** 2
+        lags = np.fft.irfft(power, axis=0)[:width]
+        lags = (lags / np.maximum(lags[:1], 1e-30)).mean(axis=1)
+        total = lags if total is None else total + lags
+    if total is None:
+        return []
+    inner = total[1:-1]
+    peaks = np.flatnonzero((inner > total[:-2]) & (inner > total[2:]) & (inner > 0.1 * total[0])) + 1
+    return [int(lag) for lag in sorted(peaks, key=lambda lag: -total[lag])[:3]]
+
+
+def _look_backs(config: ForecastConfig, horizon: int, season: int, shortest: int) -> Sequence[int]:
+    """The candidates, shortest first."""
+    chosen = config.choose
+    if chosen.look_back is not None:
+        return [chosen.look_back]
+    if chosen.look_backs:
+        return sorted(chosen.look_backs)
+    longest = max(min(LONGEST_LOOK_BACK, shortest // 4), 1)
+    wished = {2 * season, horizon, 2 * horizon, 4 * horizon, 7 * season, 14 * season}
+    return sorted(n for n in wished if season <= n <= longest) or [min(max(season, horizon), longest)]

@@ -1,0 +1,103 @@
+"""Published forecasters' checkpoints (Time-Series-Library's, and the authors' own) as forecasters of ours."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data.errors import CheckpointError
+from data.foreign_checkpoint import read_foreign_checkpoint
+from data.model_folder import read_safetensors
+from modules.forecast.import_weights import ImportedForecaster, import_forecaster
+
+CHECKPOINTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors")
+SAFETENSORS = ".safetensors"
+ARGUMENTS = ("args.json", "config.json")
+STATE = "state/"
+"""Before every tensor of a network in a file that holds its inputs and outputs too."""
+FOLDER_NUMBERS = {
+    "sl": "seq_len", "pl": "pred_len", "dm": "d_model", "nh": "n_heads", "el": "e_layers", "df": "d_ff",
+}  # fmt: skip
+_NUMBERS = re.compile(r"_(sl|pl|dm|nh|el|df)(\d+)(?=_|$)")
+_MODEL = re.compile(r"_([A-Za-z][A-Za-z0-9]*)_([A-Za-z][A-Za-z0-9-]*)_ft(MS|M|S)_")
+_EMBEDDING = re.compile(r"_eb(timeF|fixed|learned)(?=_|$)")
+
+
+def read_reference(source: Path) -> ImportedForecaster:
+    """The forecaster in a checkpoint file, or in a folder that holds one.
+
+    Nothing in the file is executed. What the weights do not tell comes from the reference's own arguments: the name of
+    the folder as Time-Series-Library gives it, `args.json` or `config.json` beside the file, and NAME.json, each
+    before those named earlier; either the arguments themselves or under `config`.
+
+    Raises:
+        CheckpointError: no such file, a damaged or hostile one, weights of an unknown network, or arguments that are
+            missing.
+    """
+    file = _chosen(source)
+    state = _read(file)
+    try:
+        return import_forecaster(state, reference_settings(file))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def reference_settings(file: Path) -> dict[str, Any]:
+    """The reference's arguments, as far as names of folders and JSON files beside the checkpoint tell them."""
+    settings = folder_settings(file.parent.name)
+    for beside in (*(file.parent / name for name in ARGUMENTS), file.with_suffix(".json")):
+        if beside.is_file():
+            settings |= _arguments(beside)
+    return settings
+
+
+def folder_settings(name: str) -> dict[str, Any]:
+    """The arguments in the name that Time-Series-Library gives the folder of a checkpoint; empty of any other name."""
+    model = _MODEL.search(name)
+    if model is None:
+        return {}
+    found: dict[str, Any] = {"model": model.group(1), "data": model.group(2), "features": model.group(3)}
+    found |= {FOLDER_NUMBERS[short]: int(value) for short, value in _NUMBERS.findall(name)}
+    embedding = _EMBEDDING.search(name)
+    return found if embedding is None else found | {"embed": embedding.group(1)}
+
+
+def _chosen(source: Path) -> Path:
+    if not source.is_dir():
+        return source
+    found = sorted(path for pattern in CHECKPOINTS for path in source.rglob(pattern))
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(source)) for path in found[:8]) or "none"
+        raise CheckpointError(
+            f"{source}: expected one checkpoint ({', '.join(CHECKPOINTS)}) in the folder, found {names}. Name the file."
+        )
+    return found[0]
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix != SAFETENSORS:
+        return read_foreign_checkpoint(file).state
+    try:
+        tensors = read_safetensors(file.read_bytes(), file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    inside = {key.removeprefix(STATE): tensor for key, tensor in tensors.items() if key.startswith(STATE)}
+    return inside or tensors
+
+
+def _arguments(file: Path) -> dict[str, Any]:
+    """The arguments in a JSON file: its keys, or those under `config`; the model's name from `file` where given."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as the reference's arguments: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: expected the reference's arguments as keys and values.")
+    inner = found.get("config")
+    if not isinstance(inner, dict):
+        return found
+    written = {"model": Path(found["file"]).stem} if isinstance(found.get("file"), str) else {}
+    return written | inner

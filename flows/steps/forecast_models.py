@@ -1,0 +1,85 @@
+"""The models of a backtest: floors, ridge and trained networks, all answering the same windows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from configs.forecast import ForecastConfig
+from data.batch import WindowBatch
+from data.errors import PenstockError
+from flows.models import load_model
+from flows.run import Run
+from flows.steps.forecast_ridge import RIDGE, ridge_of
+from flows.steps.forecast_train import places
+from flows.steps.forecast_workbench import BATCH, Rows, Workbench
+from modules.forecast.backtest import forecast_all
+from modules.forecast.floors import LastValue, SeasonalNaive, WindowMean
+from modules.forecast.heads import Head
+from modules.forecast.interface import Forecaster, WindowShape
+
+FLOORS = {"last_value": LastValue, "seasonal_naive": SeasonalNaive, "window_mean": WindowMean}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model of the backtest."""
+
+    name: str
+    answer: Callable[[WindowBatch], Tensor]
+    """Windows to forecasts [batch, horizon, target, output]."""
+    head: Head
+
+    def raw(self, bench: Workbench, rows: Rows) -> np.ndarray:
+        """Its whole answers to the windows [row, horizon, target, output], scaled."""
+        return forecast_all(self.answer, bench.windows.cut, rows.items, rows.origins, BATCH)
+
+    def points(self, bench: Workbench, rows: Rows) -> np.ndarray:
+        """Its point forecasts [row, horizon, target], scaled."""
+        return self.middle(self.raw(bench, rows))
+
+    def middle(self, raw: np.ndarray) -> np.ndarray:
+        """The point forecasts within whole answers."""
+        if self.head.kind == "point":
+            return raw[..., 0]
+        import torch
+
+        return self.head.point(torch.from_numpy(raw)).numpy()
+
+
+def candidates(run: Run, bench: Workbench, fold: int = 0) -> dict[str, Candidate]:
+    """All models of a run for one fold of the backtest, floors first."""
+    config: ForecastConfig = run.config
+    found = {name: _candidate(name, floor(bench.shape, Head())) for name, floor in FLOORS.items()}
+    found[RIDGE] = _candidate(RIDGE, ridge_of(run, bench, fold))
+    for name in config.networks:
+        for place, seed, of_fold in places(config, name):
+            if of_fold == (fold if config.evaluate.refit else 0) and (
+                seed == 0 or fold == 0 or not config.evaluate.refit
+            ):
+                label = place if not of_fold else name
+                found[label] = _candidate(label, network_of(run, place, bench.shape))
+    return found
+
+
+def _candidate(name: str, model: Forecaster) -> Candidate:
+    return Candidate(name, model, model.head)
+
+
+def network_of(run: Run, place: str, shape: WindowShape) -> Forecaster:
+    """A trained network of a run, checked to fit its windows.
+
+    Raises:
+        PenstockError: it was made for other windows (imported weights above all).
+    """
+    network = load_model(run.model(place)).network
+    assert isinstance(network, Forecaster)
+    theirs = network.shape
+    for name in ("look_back", "horizon", "targets"):
+        if getattr(theirs, name) != getattr(shape, name):
+            raise PenstockError(
+                f"{place} was made for {name.replace('_', ' ')} {getattr(theirs, name)}, the windows of {run.name} "
+                f"have {getattr(shape, name)}. Give data with as many target columns (--target), and the same horizon."
+            )
+    return network
