@@ -1,6 +1,7 @@
 """A shuffle of many numbers of which none is written down."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -11,7 +12,7 @@ ROUNDS = 6
 def mixed(*words: int | np.ndarray) -> UInt64[np.ndarray, "..."]:
     """A well-spread 64-bit integer from integers, which broadcast (SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(0)
+        state: Any = np.uint64(0)
         for word in words:
             number = np.asarray(word & 0xFFFF_FFFF_FFFF_FFFF if isinstance(word, int) else word).astype(np.uint64)
             state = (state + number + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15)
@@ -44,9 +45,9 @@ class Permutation:
         return found.astype(np.int64)
 
     def _once(self, numbers: UInt64[np.ndarray, " place"]) -> UInt64[np.ndarray, " place"]:
-        left, right = numbers // self._right, numbers % self._right
+        left: np.ndarray = numbers // self._right
+        right: np.ndarray = numbers % self._right
         for turn in range(ROUNDS):
             left = (left + mixed(right, self._keys[2 * turn]) % self._left) % self._left
             right = (right + mixed(left, self._keys[2 * turn + 1]) % self._right) % self._right
-        answer: UInt64[np.ndarray, " place"] = left * self._right + right
-        return answer
+        return left * self._right + right

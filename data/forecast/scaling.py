@@ -1,7 +1,9 @@
 """Mean and spread of each column, from training rows alone; saved with the model and undone after it."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -49,24 +51,28 @@ class Scaler:
         """
         scales: dict[str, Scale] = {}
         constant: list[str] = []
+        rows = len(store.ids) if per_series else 1
         for role in ROLES:
             names = store.columns[role]
             if not names:
                 continue
-            parts = [_of_series(store, role, item, int(end)) for item, end in enumerate(ends)]
-            found = parts if per_series else [_pooled(parts)]
-            for item, part in enumerate(found):
+            parts: Iterator[_Moments] = (_of_series(store, role, item, int(end)) for item, end in enumerate(ends))
+            if not per_series:
+                parts = iter([reduce(operator.add, parts)])
+            scale = Scale(np.empty((rows, len(names))), np.empty((rows, len(names))))
+            for item, part in enumerate(parts):
+                scale.mean[item], scale.std[item] = part.mean, part.std()
                 prefix = f"{store.ids[item]}: " if per_series else ""
-                constant += [f"{prefix}{role}/{name}" for name in np.array(names)[part.is_constant()]]
-            scales[role] = _scale(found)
+                constant += [f"{prefix}{role}/{name}" for name in part.constant(names)]
+            scales[role] = scale
         if store.static is not None and store.columns["static"]:
             part = _moments(store.static)
-            constant += [f"static/{name}" for name in np.array(store.columns["static"])[part.is_constant()]]
-            scales["static"] = _scale([part])
-        for role, scale in scales.items():
+            constant += [f"static/{name}" for name in part.constant(store.columns["static"])]
+            scales["static"] = Scale(part.mean[None], part.std()[None])
+        for scaled, scale in scales.items():
             if not (np.isfinite(scale.mean).all() and np.isfinite(scale.std).all()):
                 raise PenstockError(
-                    f"{role}: expected finite numbers in the training rows, got infinite ones (or some above 1e150). "
+                    f"{scaled}: expected finite numbers in the training rows, got infinite ones (or some above 1e150). "
                     "Mark what is not known as missing and prepare the data again."
                 )
         return cls(scales, tuple(store.ids) if per_series else None, tuple(constant))
@@ -164,9 +170,14 @@ class _Moments:
             np.maximum(self.high, other.high),
         )
 
-    def is_constant(self) -> np.ndarray:
-        found: np.ndarray = self.low >= self.high
-        return found | (self.count == 0)
+    def std(self) -> np.ndarray:
+        """Of the population; 1 where it would be 0."""
+        found = np.sqrt(self.squares / np.maximum(self.count, 1))
+        return np.where((self.low >= self.high) | (found == 0), 1.0, found)
+
+    def constant(self, names: Sequence[str]) -> list[str]:
+        """The columns in which no two values differ, or nothing was measured."""
+        return [name for name, one in zip(names, self.low >= self.high, strict=True) if one]
 
 
 def _moments(values: Float[np.ndarray, "row column"]) -> _Moments:
@@ -187,17 +198,3 @@ def _of_series(store: Series, role: Role, item: int, end: int) -> _Moments:
     for first in range(0, end, rows):
         found = found + _moments(store.read(item, role, first, min(first + rows, end)))
     return found
-
-
-def _pooled(parts: list[_Moments]) -> _Moments:
-    found = parts[0]
-    for part in parts[1:]:
-        found = found + part
-    return found
-
-
-def _scale(parts: list[_Moments]) -> Scale:
-    mean = np.stack([part.mean for part in parts])
-    constant = np.stack([part.is_constant() for part in parts])
-    std = np.sqrt(np.stack([part.squares / np.maximum(part.count, 1) for part in parts]))
-    return Scale(mean, np.where(constant | (std == 0), 1.0, std))
