@@ -21,9 +21,14 @@ STATE = "state/"
 FOLDER_NUMBERS = {
     "sl": "seq_len", "pl": "pred_len", "dm": "d_model", "nh": "n_heads", "el": "e_layers", "df": "d_ff",
 }  # fmt: skip
-_NUMBERS = re.compile(r"_(sl|pl|dm|nh|el|df)(\d+)(?=_|$)")
-_MODEL = re.compile(r"_([A-Za-z][A-Za-z0-9]*)_([A-Za-z][A-Za-z0-9-]*)_ft(MS|M|S)_")
-_EMBEDDING = re.compile(r"_eb(timeF|fixed|learned)(?=_|$)")
+SHIFTED_NUMBERS = {
+    "ft": "seq_len", "ll": "pred_len", "pl": "d_model", "dm": "n_heads", "nh": "e_layers", "dl": "d_ff",
+}  # fmt: skip
+"""In iTransformer's own repository each number stands one mark further on than it should."""
+ETT_VARIATES = 7
+_FOLDER = re.compile(r"_(?P<model>[A-Za-z]\w*?)_(?P<data>[A-Za-z][A-Za-z0-9-]*)_(?:ft)?(?P<features>MS|M|S)_(?=ft|sl)")
+_NUMBER = re.compile(r"_([a-z]{2})(\d+)(?=_|$)")
+_EMBEDDING = re.compile(r"_(?:eb|fc)(timeF|fixed|learned)(?=_|$)")
 
 
 def read_reference(source: Path) -> ImportedForecaster:
@@ -55,12 +60,16 @@ def reference_settings(file: Path) -> dict[str, Any]:
 
 
 def folder_settings(name: str) -> dict[str, Any]:
-    """The arguments in the name that Time-Series-Library gives the folder of a checkpoint; empty of any other name."""
-    model = _MODEL.search(name)
-    if model is None:
+    """The arguments in the name that the published programs give a checkpoint's folder; empty of any other name."""
+    match = _FOLDER.search("_" + name)
+    if match is None:
         return {}
-    found: dict[str, Any] = {"model": model.group(1), "data": model.group(2), "features": model.group(3)}
-    found |= {FOLDER_NUMBERS[short]: int(value) for short, value in _NUMBERS.findall(name)}
+    found: dict[str, Any] = match.groupdict() | {"model": match["model"].rpartition("_")[2]}
+    numbers = dict(_NUMBER.findall(name))
+    names = SHIFTED_NUMBERS if "ft" in numbers else FOLDER_NUMBERS
+    found |= {argument: int(numbers[mark]) for mark, argument in names.items() if mark in numbers}
+    if match["data"].startswith("ETT"):
+        found["enc_in"] = 1 if match["features"] == "S" else ETT_VARIATES
     embedding = _EMBEDDING.search(name)
     return found if embedding is None else found | {"embed": embedding.group(1)}
 

@@ -40,7 +40,7 @@ class ImportedForecaster:
     shape: WindowShape
     weights: dict[str, Tensor]
     kind: str
-    """Which published network it is."""
+    """Which of the forecasters it is, in small letters: patchtst, itransformer, …"""
 
 
 KINDS: dict[str, tuple[Recognises, Convert]] = {
@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[Recognises, Convert]] = {
     "RLinear": (rlinear.recognises, rlinear.convert),
     "NLinear": (nlinear.recognises, nlinear.convert),
 }
-"""Networks by name, asked in this order."""
+"""Networks by name, asked in this order; what stands in brackets tells two forms of one forecaster apart."""
 
 
 def import_forecaster(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> ImportedForecaster:
@@ -72,18 +72,18 @@ def import_forecaster(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
     """
     if state and all(key.startswith(PARALLEL) for key in state):
         state = {key.removeprefix(PARALLEL): tensor for key, tensor in state.items()}
-    kind = _kind(state, settings)
+    name = _recognised(state, settings)
     try:
-        config, shape, weights = KINDS[kind][1](state, settings)
+        config, shape, weights = KINDS[name][1](state, settings)
         _check_fit(config, shape, weights)
     except (CheckpointError, ConfigError) as error:
-        raise CheckpointError(f"{kind}: {error}") from None
+        raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{kind}: a tensor is missing or of another shape than its kind has: {error}") from None
-    return ImportedForecaster(config, shape, weights, kind)
+        raise CheckpointError(f"{name}: a tensor is missing or of another shape than its kind has: {error}") from None
+    return ImportedForecaster(config, shape, weights, name.partition(" ")[0].lower())
 
 
-def _kind(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+def _recognised(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
     """By the keys; by the name in the settings where two networks have the same."""
     found = [name for name, (recognises, _) in KINDS.items() if recognises(state)]
     if not found:

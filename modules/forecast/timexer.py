@@ -84,8 +84,8 @@ class TimeXerLayer(nn.Module):
         x = self.attention_norm(add_dropout(x, self.attention(x), self.dropout, self.training))
         globals_BND = x[:, -1].unflatten(0, (len(exogenous), -1))
         gathered = self.cross_attention(globals_BND, exogenous)
-        globals_BND = add_dropout(globals_BND, gathered, self.dropout, self.training)
-        x = self.cross_norm(torch.cat([x[:, :-1], globals_BND.flatten(0, 1)[:, None]], dim=1))
+        globals_BND = self.cross_norm(add_dropout(globals_BND, gathered, self.dropout, self.training))
+        x = torch.cat([x[:, :-1], globals_BND.flatten(0, 1)[:, None]], dim=1)
         return self.feed_forward_norm(add_dropout(x, self.feed_forward(x), self.dropout, self.training))
 
 

@@ -13,7 +13,11 @@ from data.batch import WindowBatch
 from modules.forecast.heads import Head
 from modules.forecast.import_weights import ImportedForecaster, import_forecaster
 from modules.forecast.interface import Forecaster
+from modules.forecast.itransformer import ITransformerConfig
+from modules.forecast.patchtst import PatchTSTConfig
+from modules.forecast.patchtst_tslib import TSLibPatchTSTConfig
 from modules.forecast.reference import itransformer, patchtst, patchtst_tslib, timexer
+from modules.forecast.timexer import TimeXerConfig
 from tests.golden.forecast_fixture import (
     OUT_RTOL,
     ForecastFixture,
@@ -26,11 +30,11 @@ from tests.golden.forecast_fixture import (
 pytestmark = pytest.mark.golden
 
 FILES = ("iTransformer.py", "iFlowformer.py", "PatchTST.py", "TimeXer.py")
-RENAMES = {
-    "iTransformer": itransformer.rename,
-    "PatchTST": patchtst.rename,
-    "PatchTST (Time-Series-Library)": patchtst_tslib.rename,
-    "TimeXer": timexer.rename,
+RENAMES: dict[type, Rename] = {
+    ITransformerConfig: itransformer.rename,
+    PatchTSTConfig: patchtst.rename,
+    TSLibPatchTSTConfig: patchtst_tslib.rename,
+    TimeXerConfig: timexer.rename,
 }
 
 
@@ -64,7 +68,7 @@ def answer(fixture: ForecastFixture, found: ImportedForecaster, network: Forecas
 
 
 def rename_of(found: ImportedForecaster) -> Rename:
-    return RENAMES[found.kind]
+    return RENAMES[type(found.model_config)]
 
 
 def test_the_forecast_is_the_published_one(fixture: ForecastFixture) -> None:
