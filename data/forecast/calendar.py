@@ -141,6 +141,22 @@ def positions(
     return number, (days - on).astype(np.int64) * DAY + clock
 
 
+def floored(stamp: Int[np.ndarray, " row"], step: Step) -> Int[np.ndarray, " row"]:
+    """The last stamp at or before each that is a whole step of clock and calendar (weeks begin on Monday); for steps
+    that end with the month, the end of the step that each lies in."""
+    if step.kind in ("fixed", "integer"):
+        monday = 4 * DAY if step.kind == "fixed" and step.size % WEEK == 0 else 0
+        return stamp - (stamp - monday) % step.size
+    days = np.floor_divide(stamp, DAY).astype("datetime64[D]")
+    if step.kind == "business":
+        return np.busday_offset(days, 0, roll="backward").astype(np.int64) * DAY
+    month = days.astype("datetime64[M]").astype(np.int64)
+    month -= month % step.size
+    if step.month_end:
+        return ((month + step.size).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) - 1) * DAY
+    return month.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) * DAY
+
+
 def local_clock(stamp: np.ndarray, zone: str) -> np.ndarray:
     """What the clocks of `zone` show (datetime64[ns]) at stamps in UTC; the same stamps for zone ''."""
     if not zone:

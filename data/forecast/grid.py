@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from data.errors import PenstockError
-from data.forecast.calendar import DAY, HOUR, MINUTE, SECOND, Step, parse_step, positions
+from data.forecast.calendar import DAY, HOUR, MINUTE, SECOND, Step, floored, parse_step, positions
 from data.forecast.columns import Duplicates
 from data.forecast.stamps import infer_step, on_clock
 
@@ -86,11 +86,7 @@ def to_grid(
     if conflicting:
         how, said = _treat(duplicates, conflicting, len(rows.stamp), zone)
         rows = _merged(rows, how)
-    found, reason = (parse_step(step), "named") if step else infer_step(rows.stamp, rows.series, integer, zone)
-    if (found.kind == "integer") != integer:
-        raise PenstockError(
-            f"step {found} does not go with stamps that are {'step numbers' if integer else 'dates'}: name another."
-        )
+    rows, found, reason = _stepped(rows, step, integer, zone, duplicates)
     clock = on_clock(rows.stamp, found, zone)
     first = _firsts(rows.series)
     lengths = np.diff(np.append(first, len(clock)))
@@ -111,6 +107,29 @@ def to_grid(
     starts = _start_stamps(anchor[np.cumsum(lengths) - 1], start, found, zone)
     treatment = Treatment(unsorted, equal, conflicting, said, moved, most, merged)
     return Gridded(rows, position, first, starts, found, reason, treatment)
+
+
+def _stepped(rows: Rows, step: str | None, integer: bool, zone: str, duplicates: Duplicates) -> tuple[Rows, Step, str]:
+    """The step, its reason, and the rows: gathered where the named step is much longer than that of the table.
+
+    Raises:
+        PenstockError: no step, or one that does not go with the stamps.
+    """
+    if step is None:
+        return rows, *infer_step(rows.stamp, rows.series, integer, zone)
+    found = parse_step(step)
+    if (found.kind == "integer") != integer:
+        raise PenstockError(
+            f"step {found} does not go with stamps that are {'step numbers' if integer else 'dates'}: name another."
+        )
+    own = infer_step(rows.stamp, rows.series, integer, zone)[0] if len(rows.stamp) > 1 else found
+    size, fine = (found.size, own.size) if integer else (found.nanoseconds, own.nanoseconds)
+    if 2 * fine > size or found.kind == "business":
+        return rows, found, "named"
+    begun = on_clock(floored(on_clock(rows.stamp, found, zone), found), found, zone, back=True)
+    how = "mean" if duplicates in ("auto", "refuse") else duplicates
+    gathered = _merged(Rows(rows.series, begun, rows.values), how)
+    return gathered, found, f"named; each step is the {how} of the rows within it, which come every {own}"
 
 
 def _sorted(rows: Rows) -> tuple[Rows, bool]:

@@ -81,7 +81,8 @@ def _read_parquet(path: Path) -> Any:
     pyarrow, parquet = require("pyarrow", "forecast"), require("pyarrow.parquet", "forecast")
     try:
         # ParquetFile reads this one file: read_table would take `key=value` folders of its path for columns.
-        frame = parquet.ParquetFile(path).read().to_pandas()
+        table = parquet.ParquetFile(path).read()
+        frame = table.to_pandas()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise PenstockError(
             f"{path} cannot be read as Parquet: it is damaged, cut off or of another kind ({_brief(error)}). "
@@ -90,7 +91,10 @@ def _read_parquet(path: Path) -> Any:
     pandas = require("pandas", "forecast")
     if not isinstance(frame.index, pandas.RangeIndex):
         frame = frame.reset_index()
+    nested = {field.name for field in table.schema if pyarrow.types.is_nested(field.type)}
     for name in frame.columns:
+        if name in nested:
+            frame[name] = frame[name].map(str)
         if isinstance(frame[name].dtype, pandas.CategoricalDtype):
             frame[name] = frame[name].astype(object)
     return frame

@@ -43,8 +43,10 @@ class Content:
     missing: Mapping[str, int] = field(default_factory=dict)
     """Cells by the word that stood for a missing value."""
     wrong: int = -1
-    """First row that holds a word among numbers."""
+    """First row of the table that holds a word among numbers."""
     wrong_word: str = ""
+    flags: bool = False
+    """Whether its numbers are yes and no."""
 
     @property
     def absent(self) -> Bool[np.ndarray, " row"]:
@@ -70,11 +72,23 @@ def content_of(column: Any) -> Content:
         values = np.where(infinite, np.nan, values)
         missing = {**missing, "inf": int(infinite.sum())}
     if wrong < 0:
-        return Content(name, "number", values, missing=missing)
+        flags = column.dtype.kind == "b" or bool(
+            np.isfinite(values).any() and column.dtype.kind == "O" and _flags(column)
+        )
+        return Content(name, "number", values, missing=missing, flags=flags)
+    counts = column.value_counts()
+    if len(counts) <= MOST_VALUES and counts.min() > 1:
+        return Content(name, "text", values, words=texts(column))  # codes such as 0, a, b
     filled = int(column.notna().sum()) - sum(missing.values())
     if np.isfinite(values).sum() >= 0.5 * max(filled, 1):
-        return Content(name, "mixed", values, missing=missing, wrong=wrong, wrong_word=str(column.iloc[wrong]))
+        return Content(
+            name, "mixed", values, missing=missing, wrong=int(column.index[wrong]), wrong_word=str(column.iloc[wrong])
+        )
     return Content(name, "text", values, words=texts(column))
+
+
+def _flags(column: Any) -> bool:
+    return all(str(value).lower() in ("true", "false") for value in column.dropna().unique()[:3])
 
 
 @dataclass
@@ -251,7 +265,7 @@ class _Planner:
                 free.remove(name)
         if self.config.known is None:
             ahead = {name: reason for name in free if (reason := self._ahead_by_itself(name))}
-        numeric = [name for name in free if self.contents[name].kind == "number"]
+        numeric = [name for name in free if self.contents[name].kind == "number" and not self.contents[name].flags]
         targets, reason = self._targets([name for name in numeric if name not in ahead], bool(ahead))
         if self.config.known is None:
             late = [name for name in free if name not in targets and name not in ahead]

@@ -171,6 +171,9 @@ def _refuse_unread(column: Any, unread: Bool[np.ndarray, " row"]) -> None:
 def parse_words(words: Any, zoned: bool, day_first: bool | None) -> tuple[Any, str]:
     """Texts as dates (NaT where none fits), and how they were read."""
     pandas = require("pandas", "forecast")
+    if words.str.fullmatch(r"\d{4}[- ]?Q[1-4]").all():
+        quarters = pandas.PeriodIndex(words.str.replace(r"[- ]", "", regex=True), freq="Q")
+        return quarters.to_timestamp().to_series(index=words.index), "quarters"
     tidy = words.str.replace(r"\s*(UTC|GMT)$", "Z", regex=True) if zoned else words
 
     def tried(form: str, those: Any) -> Any:

@@ -179,6 +179,36 @@ def test_year_month_day_and_hour_in_columns_of_their_own(tmp_path: Path) -> None
     assert columns(prepared)["targets"] == ["pm2.5"] and prepared.reading.step == "h"
 
 
+def test_codes_of_digits_and_letters_are_words_and_flags_are_no_targets(tmp_path: Path) -> None:
+    table = pd.DataFrame({"date": HOURS, "kW": VALUES, "state": np.resize(["0", "0", "a", "0", "a"], N),
+                          "open": np.arange(N) % 7 > 0, "kind": np.resize(["x", None, "y", "y", "x"], N)})  # fmt: skip
+    prepared = read(tmp_path, table)
+    assert columns(prepared)["targets"] == ["kW"]
+    assert columns(prepared)["observed"] == ["state=0", "state=a", "open", "kind=x", "kind=y"]
+    stored = arrays(prepared)["observed"]
+    np.testing.assert_array_equal(stored[:3, :2], [[1, 0], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(stored[:3, 3:], [[1, 0], [np.nan, np.nan], [0, 1]])
+    table["list"] = [[1, 2]] * N
+    table.to_parquet(tmp_path / "nested.parquet")
+    assert prepare(tmp_path / "nested.parquet", ColumnsConfig(), tmp_path / "b").reading.names("dropped") == ("list",)
+
+
+@pytest.mark.parametrize(("rule", "how"), [("auto", "mean"), ("sum", "sum")])
+@pytest.mark.parametrize(("step", "frequency"), [("D", "D"), ("W", "W-MON"), ("MS", "MS"), ("ME", "ME"), ("QS", "QS")])
+def test_a_longer_step_gathers_rows_as_pandas_resamples(
+    tmp_path: Path, step: str, frequency: str, rule: str, how: str
+) -> None:
+    moments = pd.date_range("2020-01-05", periods=900, freq="6h")
+    table = pd.DataFrame({"date": moments, "y": RNG.normal(size=900)})
+    prepared = read(tmp_path, table, step=step, duplicates=rule)
+    sides = {"closed": "left", "label": "left"} if step == "W" else {}
+    wanted = table.set_index("date")["y"].resample(frequency, **sides).agg(how)
+    stored = arrays(prepared)
+    np.testing.assert_allclose(stored["targets"][:, 0], wanted)
+    assert stored["start"] == wanted.index[0].as_unit("ns").value
+    assert f"the {how} of the rows within it" in prepared.reading.step_reason
+
+
 def test_a_folder_of_files_and_a_parquet_file(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()

@@ -24,6 +24,13 @@ def test_dates_as_people_write_them(form: str) -> None:
     assert not found.integer and found.naive
 
 
+def test_quarters() -> None:
+    quarters = pd.date_range("2019-07-01", periods=20, freq="QS")
+    words = [f"{stamp.year}-Q{stamp.quarter}" for stamp in quarters]
+    found = parse_stamps(pd.Series(words))
+    np.testing.assert_array_equal(found.values, quarters.values.astype("datetime64[ns]").view(np.int64))
+
+
 def test_a_midnight_without_its_clock() -> None:
     words = [text.removesuffix(" 00:00") for text in MOMENTS.strftime("%m/%d/%Y %H:%M")]
     np.testing.assert_array_equal(parse_stamps(pd.Series(words)).values, NS)
