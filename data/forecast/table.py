@@ -145,6 +145,7 @@ def _reading(
             *warnings,
             f"{cut:,} steps after the last target value hold nothing that is used; forecasts begin there.",
         ]
+    warnings = [*warnings, *_early(targets, gridded, last, kept)]
     if done.merged > MANY_MERGED * len(gridded.position):
         warnings = [
             *warnings,
@@ -188,6 +189,25 @@ def _reading(
         refused=refused,
         warnings=tuple(warnings),
     )
+
+
+def _early(
+    targets: list[str], gridded: Gridded, last: Int[np.ndarray, " series"], kept: Int[np.ndarray, " kept"]
+) -> list[str]:
+    """A warning where some targets end before others in every series: the others may be meant as known ahead."""
+    short = {}
+    for k, name in enumerate(targets):
+        ends = np.where(np.isfinite(gridded.rows.values[:, k]), gridded.position + 1, 0)
+        steps = (last - np.maximum.reduceat(ends, gridded.first))[kept]
+        if steps.min() > 0:
+            short[name] = int(steps.min())
+    if not short:
+        return []
+    listed = ", ".join(f"{name} (by {steps:,} steps)" for name, steps in list(short.items())[:8])
+    return [
+        f"targets that end before the others: {listed}. If what goes on is known ahead, name the target (target), "
+        "and the other columns are read as known."
+    ]
 
 
 def _end_stamps(gridded: Gridded, last: Int[np.ndarray, " series"]) -> Int[np.ndarray, " series"]:

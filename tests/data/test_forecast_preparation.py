@@ -84,6 +84,23 @@ def test_a_long_table_finds_ids_static_known_and_observed(tmp_path: Path) -> Non
     np.testing.assert_array_equal(stored["static"], [0, 1, 20])
 
 
+def test_rows_after_the_last_target_make_the_other_columns_known(tmp_path: Path) -> None:
+    table = pd.DataFrame({"date": HOURS, "power": VALUES, "wind": RNG.random(N)})
+    table.loc[N - 24 :, "power"] = np.nan
+    unnamed = read(tmp_path, table).reading
+    assert unnamed.names("target") == ("power", "wind")
+    assert "power (by 24 steps)" in unnamed.warnings[0]
+    prepared = read(tmp_path, table, target=("power",))
+    assert prepared.reading.ahead == {"wind": 24} and not prepared.reading.warnings
+    assert len(arrays(prepared)["targets"]) == N - 24 and len(arrays(prepared)["known"]) == N
+    table.loc[N - 10 :, "wind"] = np.nan
+    assert read(tmp_path, table, target=("power",)).reading.ahead == {"wind": 14}
+    table.loc[N - 30 :, "wind"] = np.nan
+    early = read(tmp_path, table, target=("power",), known=("wind",)).reading
+    assert early.ahead == {"wind": -6} and "wind ends with the target" in early.warnings[-1]
+    assert any("hold nothing" in text for text in read(tmp_path, table[["date", "power"]]).reading.warnings)
+
+
 def test_gaps_stay_open_and_are_counted(tmp_path: Path) -> None:
     prepared = read(tmp_path, BASE.drop(index=[5, *range(100, 112)]).assign(z=VALUES[13:]))
     stored = arrays(prepared)["targets"]
