@@ -26,10 +26,11 @@ ROWS, COLUMNS, LOOK_BACK, HORIZON, BATCH = 8640, 7, 96, 96, 32
 TEST_WINDOWS, FORECAST_BATCH = 2785, 1024
 WARM_UP, CHUNK = 5, 10
 ROUNDS, ROLLING_ROUNDS, PEER_ROUNDS = 7, 5, 3
+LIGHTNING_STEPS = (200, 800)
 LEAST_STEPS = 60
 LEARNING_RATE = 1e-3
 ATOL = 2e-5
-SIDES = ("baseline", "penstock")
+SIDES, LIGHTNING = ("baseline", "penstock"), "lightning"
 INSTALL = (
     "neuralforecast is not measured: name an interpreter that has it by --peer-python or PENSTOCK_PEER_PYTHON. To make "
     "one: python -m venv PEER && PEER/bin/pip install torch neuralforecast"
@@ -211,6 +212,46 @@ class Worker:
         self.process.wait()
 
 
+def lightning_step(folder: Path) -> float:
+    """CPU seconds of one DLinear step through data module, training module and Lightning's loop, its setting up off."""
+    import logging
+    import warnings
+
+    import lightning
+    import torch
+
+    from data.forecast.time_split import TimeSplitConfig, spans
+    from data.forecast.window_module import WindowDataModule
+    from modules.forecast.interface import WindowShape
+    from modules.forecast.linear import DLinearConfig
+    from modules.forecast.network import ForecastNetwork
+    from modules.forecast.training import ForecastTraining
+    from modules.forecast.training_config import ForecastTrainingConfig
+    from modules.layers.optimization import OptimizerConfig
+
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    windows, _ = our_windows(folder)
+    split = spans(windows.store.lengths, LOOK_BACK, HORIZON, TimeSplitConfig(validation=0.0, test=0.0))
+    optimizer = OptimizerConfig(kind="adam", learning_rate=LEARNING_RATE, beta2=0.999, warmup=0.0)
+    sizes = {"look_back": LOOK_BACK, "horizon": HORIZON}
+    network = ForecastNetwork(shape=WindowShape(**sizes, **windows.counts), model=DLinearConfig())
+
+    def seconds(steps: int) -> float:
+        module = ForecastTraining(ForecastTrainingConfig(network=network, optimizer=optimizer))
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = lightning.Trainer(max_steps=steps, accelerator="cpu", logger=False, num_sanity_val_steps=0, **quiet)
+        begin = time.process_time()
+        trainer.fit(module, datamodule=WindowDataModule(windows, split, BATCH, seed=0))
+        return time.process_time() - begin
+
+    seconds(WARM_UP)
+    few, many = LIGHTNING_STEPS
+    short = seconds(few)
+    return (seconds(many) - short) / (many - few)
+
+
 def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -240,8 +281,8 @@ def assert_equal(name: str, folder: Path) -> None:
     print(f"{name}: {count} parameters, largest deviation {deviation:.1e} of the largest value")
 
 
-def compare_steps(name: str, folder: Path, rounds: int) -> float:
-    """Prints what a step costs on both sides; ours in CPU seconds."""
+def compare_steps(name: str, folder: Path, rounds: int) -> tuple[float, float]:
+    """Prints what a step costs on both sides; CPU seconds of both, the transcription first."""
     workers = {side: Worker(side, name, folder) for side in SIDES}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(max(rounds, -(-LEAST_STEPS // CHUNK))):
@@ -256,7 +297,23 @@ def compare_steps(name: str, folder: Path, rounds: int) -> float:
         f"{our_low / low:.3f}x), {len(seconds['penstock'])} steps each",
         flush=True,
     )
-    return our_middle
+    return middle, our_middle
+
+
+def through_lightning(folder: Path, rounds: int, theirs: float) -> float:
+    """Prints what a step costs in a whole training; CPU seconds."""
+    command = [sys.executable, "-m", "benchmarks.forecast", "--serve", LIGHTNING, "DLinear", str(folder)]
+    found = []
+    for _ in range(rounds):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=one_thread(), check=True)
+        found.append(float(done.stdout.splitlines()[-1]))
+    step = statistics.median(found)
+    print(
+        f"DLinear, step of {BATCH} windows in a training through Lightning: penstock {1e3 * step:.2f} ms; "
+        f"{step / theirs:.3f}x of the transcription's own loop",
+        flush=True,
+    )
+    return step
 
 
 def compare_rolling(folder: Path, rounds: int) -> tuple[float, float]:
@@ -288,7 +345,7 @@ def compare_rolling(folder: Path, rounds: int) -> tuple[float, float]:
     return batched, single
 
 
-def compare_peer(python: str, folder: Path, rounds: int, step: float, batched: float) -> None:
+def compare_peer(python: str, folder: Path, rounds: int, step: float, whole_step: float, batched: float) -> None:
     """Prints what a DLinear step and a forecast cost in neuralforecast, beside ours."""
     command = [python, str(ROOT / "benchmarks" / "forecast_peer.py"), str(folder / "series.npy"), "--batch", str(BATCH)]
     answers = []
@@ -302,7 +359,7 @@ def compare_peer(python: str, folder: Path, rounds: int, step: float, batched: f
     peer = f"neuralforecast {answers[0]['version']}"
     print(
         f"DLinear, step of {BATCH} windows of {ROWS} rows: {peer} {1e3 * theirs:.1f} ms, penstock {1e3 * step:.2f} ms; "
-        f"{step / theirs:.4f}x\n"
+        f"{step / theirs:.4f}x, through Lightning as it is too {1e3 * whole_step:.2f} ms; {whole_step / theirs:.4f}x\n"
         f"DLinear, {TEST_WINDOWS} rolling forecasts: {peer}, one call per origin, {call * TEST_WINDOWS:.1f} s (from "
         f"{1e3 * call:.1f} ms each), penstock in batches {batched:.3f} s; {batched / (call * TEST_WINDOWS):.4f}x",
         flush=True,
@@ -318,7 +375,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         side, name, folder = options.serve
-        serve(side, name, Path(folder))
+        if side == LIGHTNING:
+            print(lightning_step(Path(folder)))
+        else:
+            serve(side, name, Path(folder))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -329,9 +389,11 @@ def main() -> None:
         steps = {name: compare_steps(name, folder, options.rounds) for name in options.only}
         if "DLinear" not in steps:
             return
+        theirs, step = steps["DLinear"]
+        whole_step = through_lightning(folder, PEER_ROUNDS, theirs)
         batched, _ = compare_rolling(folder, ROLLING_ROUNDS)
         if options.peer_python:
-            compare_peer(options.peer_python, folder, PEER_ROUNDS, steps["DLinear"], batched)
+            compare_peer(options.peer_python, folder, PEER_ROUNDS, step, whole_step, batched)
         else:
             print(INSTALL)
 
