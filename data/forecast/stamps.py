@@ -163,7 +163,7 @@ def _refuse_unread(column: Any, unread: Bool[np.ndarray, " row"]) -> None:
     if unread.any():
         row = int(np.argmax(unread))
         raise PenstockError(
-            f"column '{column.name}', row {row + 1}: expected a date, got {column.iloc[row]!r} "
+            f"column '{column.name}', row {row + 1}: expected a date (from 1678 to 2261), got {column.iloc[row]!r} "
             f"({int(unread.sum()):,} such cells). Correct them, or name another column of stamps (time)."
         )
 

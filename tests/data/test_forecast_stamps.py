@@ -78,8 +78,8 @@ def test_stamps_with_offsets() -> None:
     ("cells", "message"),
     [
         (["2021-01-01 00:00:00+01:00", "2021-01-01 01:00:00"], "mixes stamps with a time zone"),
-        (["2021-01-01", "2021-02-31"], "row 2: expected a date, got '2021-02-31'"),
-        (["1203-01-01", "1204-01-01"], "before 1678"),
+        (["2021-01-01", "2021-02-31"], r"row 2: expected a date .*, got '2021-02-31'"),
+        (["1203-01-01", "1204-01-01"], "1678"),
         ([0.5, 1.25, 2.5], "fractions"),
         ([None, None], "no stamp"),
     ],
