@@ -39,6 +39,15 @@ def structural_similarity(
     return torch.from_numpy(np.array(found, np.float32).reshape(ours.shape[:2]))
 
 
+def film_scores(
+    predicted: Float[Tensor, "batch later channel height width"],
+    actual: Float[Tensor, "batch later channel height width"],
+) -> dict[str, float]:
+    """`mse`, `mae` and `ssim`, averaged over frames and films: one row of a table."""
+    errors = {**frame_errors(predicted, actual), "ssim": structural_similarity(predicted, actual)}
+    return {name: float(value.mean()) for name, value in errors.items()}
+
+
 def film_floors(
     past: Float[Tensor, "batch time channel height width"], later: int
 ) -> dict[str, Float[Tensor, "batch later channel height width"]]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.forecast.film_metrics import film_floors, frame_errors, structural_similarity
+from modules.forecast.film_metrics import film_floors, film_scores, frame_errors, structural_similarity
 
 
 def test_sums_over_the_pixels_of_each_frame():
@@ -13,6 +13,9 @@ def test_sums_over_the_pixels_of_each_frame():
     errors = frame_errors(predicted, actual)
     assert errors["mse"].tolist() == [[0, 0, 0], [0, 0, pytest.approx(16)]]
     assert errors["mae"].tolist() == [[0, 0, 0], [0, 0, pytest.approx(32)]]
+    scores = film_scores(predicted, actual)
+    assert scores["mse"] == pytest.approx(16 / 6) and scores["mae"] == pytest.approx(32 / 6)
+    assert scores["ssim"] == pytest.approx(float(structural_similarity(predicted, actual).mean()))
 
 
 def test_similarity_of_equal_constant_and_opposite_frames():
