@@ -1,7 +1,7 @@
 """Forecasts, backtests and anomaly scores as tables that other programs read: Parquet and CSV."""
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,29 +55,6 @@ def write_table(columns: Mapping[str, np.ndarray], path: Path, *, zone: str = ""
         else:
             _write_csv(frame, temporary, packed=path.suffix == ".gz")
     return path
-
-
-def forecast_columns(
-    ids: np.ndarray,
-    time: np.ndarray,
-    target: np.ndarray,
-    forecast: np.ndarray,
-    levels: Sequence[float] = (),
-    quantiles: np.ndarray | None = None,
-    **others: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """The columns of a forecast table: id, time, target (the name of what is forecast), `others`, forecast, and one
-    column per quantile ("q0.1"). All arrays are [row], `quantiles` [row, level].
-
-    Raises:
-        PenstockError: the number of levels is not that of the quantiles.
-    """
-    if (0 if quantiles is None else quantiles.shape[-1]) != len(levels):
-        raise PenstockError(f"expected one column of quantiles per level {tuple(levels)}.")
-    columns = {"id": ids, "time": time, "target": target, **others, "forecast": forecast}
-    if quantiles is not None:
-        columns |= {quantile_name(level): quantiles[:, k] for k, level in enumerate(levels)}
-    return columns
 
 
 def _column(name: str, values: Any, zone: str) -> Any:
