@@ -6,7 +6,7 @@ p <= alpha is a value outside the trailing conformal interval of 1 - alpha, and 
 share alpha is flagged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,8 @@ from modules.forecast.trailing import compressed, trailing_quantile
 
 GAUSSIAN = 1.4826
 """Standard deviation of normal errors over their median absolute one."""
+DOUBTLESS = 8.0
+"""Robust scales beyond which an error is no ordinary one."""
 _BLOCK = 4_000_000
 """Comparisons made at a time; bounds the memory, not the result."""
 
@@ -56,6 +58,9 @@ def find_anomalies(
     """Scores and p-values of all measured values of `backtest`; flagged is p <= alpha.
 
     `control` bounds the expected share of false ones among the flagged by alpha instead (Benjamini and Hochberg 1995).
+    So strict a test needs errors free of anomalies to compare with: those beyond `DOUBTLESS` robust scales then do not
+    count among them, which heavy-tailed errors pay for with more flags than alpha promises.
+
     p-values are never below 1 / (known errors + 1), so that few errors, or a window shorter than 1 / alpha, flag
     nothing. Cost: a comparison with each error of the window per value.
     """
@@ -63,9 +68,12 @@ def find_anomalies(
         raise ConfigError(f"anomalies: alpha must be between 0 and 1, got {alpha}.")
     conformal = TrailingConformal() if conformal is None else conformal
     known = backtest if history is None else joined(history, backtest)
+    if control:
+        known = _without_doubtless(known, conformal)
     scores, p_values = (np.empty(backtest.forecast.shape) for _ in range(2))
     for rows, found in conformal.calibrations(known, backtest):
-        scores[rows], p_values[rows] = _judged(backtest.residuals[rows], found, conformal.window)
+        scores[rows] = _scores(backtest.residuals[rows], found, conformal.window)
+        p_values[rows] = _p_values(backtest.residuals[rows], found, conformal.window)
     flagged = p_values <= (_false_discovery_bound(p_values, alpha) if control else alpha)
     return Anomalies(scores, p_values, flagged)
 
@@ -91,23 +99,46 @@ def nearest_verdicts(backtest: Backtest, anomalies: Anomalies) -> Findings:
     )
 
 
-def _judged(errors: np.ndarray, found: Calibration, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and p-values [row, horizon, target] of one series' errors."""
+def _without_doubtless(known: Backtest, conformal: TrailingConformal) -> Backtest:
+    """The same forecasts with the truth left out where its score is beyond doubt."""
+    scores = np.empty(known.forecast.shape)
+    for rows, found in conformal.calibrations(known, known):
+        scores[rows] = _scores(known.residuals[rows], found, conformal.window)
+    return replace(known, truth=np.where(np.abs(scores) > DOUBTLESS, np.nan, known.truth))
+
+
+def _scores(errors: np.ndarray, found: Calibration, window: int) -> np.ndarray:
+    """Errors [row, horizon, target] of one series over the robust scale of those known before; NaN without any."""
     _, horizon, targets = errors.shape
-    scores, p_values = np.empty(errors.shape), np.empty(errors.shape)
+    scores = np.empty(errors.shape)
     scaled = errors / found.scale[:, None]
     for step in range(horizon):
-        values, seen = compressed(np.ascontiguousarray(np.abs(found.errors[:, step]).T, np.float64))
-        known = np.take_along_axis(seen, np.repeat(found.stops[step][None], targets, axis=0), axis=1)
+        values, known = _known(found, step, targets)
         middle = GAUSSIAN * trailing_quantile(values, known, 0.5, window)
-        asked = scaled[:, step].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            scores[:, step] = np.where(known > 0, asked / middle, np.nan).T
+            scores[:, step] = np.where(known > 0, scaled[:, step].T / middle, np.nan).T
+    return scores
+
+
+def _known(found: Calibration, step: int, targets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute errors [target, known] of one step of the horizon, and how many of them count for each row."""
+    values, seen = compressed(np.ascontiguousarray(np.abs(found.errors[:, step]).T, np.float64))
+    return values, np.take_along_axis(seen, np.repeat(found.stops[step][None], targets, axis=0), axis=1)
+
+
+def _p_values(errors: np.ndarray, found: Calibration, window: int) -> np.ndarray:
+    """Conformal p-values [row, horizon, target] of one series' errors."""
+    _, horizon, targets = errors.shape
+    p_values = np.empty(errors.shape)
+    scaled = errors / found.scale[:, None]
+    for step in range(horizon):
+        values, known = _known(found, step, targets)
         for target in range(targets):
-            larger = _count_larger(values[target], known[target], np.abs(asked[target]), window)
+            asked = scaled[:, step, target]
+            larger = _count_larger(values[target], known[target], np.abs(asked), window)
             share = (1 + larger) / (1 + np.minimum(known[target], window))
-            p_values[:, step, target] = np.where(np.isnan(asked[target]), np.nan, share)
-    return scores, p_values
+            p_values[:, step, target] = np.where(np.isnan(asked), np.nan, share)
+    return p_values
 
 
 def _count_larger(values: np.ndarray, stops: np.ndarray, asked: np.ndarray, window: int) -> np.ndarray:

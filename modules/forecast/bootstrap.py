@@ -54,9 +54,12 @@ def compare(
 
     `block` is in steps of the origins, at least the horizon; three horizons keep more of what neighbours share.
     `weights` are the numbers behind each window's error (see `window_errors`); None counts windows alike. Windows
-    without an error (NaN) are left out. The interval is the bootstrap's, stretched about the difference by the ratio of
-    Student's quantile to the normal one, with as many degrees of freedom as there are blocks less one: the bootstrap
-    alone is too sure of itself where blocks are few.
+    without an error (NaN) are left out.
+
+    The interval is the bootstrap's, stretched about the difference twice. Blocks cut ties at their ends, so their
+    variance V(l) is too small; 2 V(l) - V(l / 2) has this error no more to first order (flat-top kernel, Politis and
+    Romano 1995). And few blocks make the bootstrap too sure of itself: n / (n - 1) for the variance of n blocks, and
+    Student's quantile with n - 1 degrees of freedom for the normal one.
 
     Raises:
         PenstockError: no window with errors of both models, or errors of one model only where the other has none.
@@ -78,13 +81,19 @@ def compare(
     difference = float(loss.sum() / weight[kept].sum())
     stride = float(np.median(np.diff(moments))) if len(moments) > 1 else 1.0
     length = min(max(int(np.ceil(block / stride)), 1), len(moments))
-    drawn = _resampled(totals, counts, length, resamples, np.random.default_rng(seed))
+    drawn, halved = (
+        _resampled(totals, counts, blocks_of, resamples, np.random.default_rng(seed))
+        for blocks_of in (length, max(length // 2, 1))
+    )
     blocks = len(moments) / length
     spread = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - difference
+    if drawn.var() > 0:
+        spread = spread * np.sqrt(max(2 - halved.var() / drawn.var(), 1))
     many = len(series) >= MANY
-    freedom = max(len(series) if many else 0, blocks) - 1
-    if freedom >= LEAST_BLOCKS - 1:
-        spread = spread * student.ppf((1 + CONFIDENCE) / 2, freedom) / norm.ppf((1 + CONFIDENCE) / 2)
+    units = len(series) if many and blocks < LEAST_BLOCKS else blocks
+    if units >= LEAST_BLOCKS:
+        ratio = student.ppf((1 + CONFIDENCE) / 2, units - 1) / norm.ppf((1 + CONFIDENCE) / 2)
+        spread = spread * ratio * np.sqrt(units / (units - 1))
         verdict = _verdict(difference + spread[0], difference + spread[1])
     else:
         verdict = "not distinguishable"

@@ -311,7 +311,8 @@ def _recent(values: np.ndarray, measured: np.ndarray, memory: int) -> np.ndarray
     weights = _decayed(measured.astype(float), memory)
     recent = _decayed(values, memory) / np.maximum(weights, np.finfo(float).tiny)
     before = np.cumsum(measured) - measured
-    mean = (np.cumsum(values) - values) / np.maximum(before, 1)
+    # A running sum less the value itself would not do: rounding lets a large value, not known yet, through.
+    mean = np.concatenate([[0.0], np.cumsum(values)[:-1]]) / np.maximum(before, 1)
     level = np.maximum(recent, SMALLEST_LEVEL * mean)
     level[level <= 0] = 1.0
     first = int(np.argmax(before > 0))
