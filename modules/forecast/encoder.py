@@ -3,6 +3,7 @@
 Suffixes: B batch, T tokens, S tokens of a context, D width, H heads, d = D / H.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from modules.layers.flow_attention import flow_attention
 AttentionKind = Literal["softmax", "flow"]
 Activation = Literal["gelu", "relu"]
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def check_encoder(*, width: int, heads: int, layers: int, feed_forward: int, dropout: float) -> None:
