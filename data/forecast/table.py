@@ -259,6 +259,6 @@ def _constant(targets: list[str], gridded: Gridded, kept: Int[np.ndarray, " kept
     values = gridded.rows.values[:, : len(targets)]
     low = np.minimum.reduceat(np.where(np.isnan(values), np.inf, values), gridded.first, axis=0)
     high = np.maximum.reduceat(np.where(np.isnan(values), -np.inf, values), gridded.first, axis=0)
-    rows = [(k, n) for k, n in np.argwhere(low == high) if k in set(kept.tolist())]
+    rows = [(kept[k], n) for k, n in np.argwhere(low[kept] == high[kept])]
     series = gridded.rows.series[gridded.first]
     return tuple(targets[n] if len(ids) == 1 else f"{targets[n]} of {ids[series[k]]}" for k, n in rows)
