@@ -206,7 +206,7 @@ def run(study: Study, horizon: int, options: argparse.Namespace) -> Result:
         else:
             words = ["run", "forecast", "--preset", study.presets[0], "--config", str(overrides), "--name", name]
             words += ["--data", str(options.data / study.file), "--horizon", str(horizon), *study.command_line]
-        command = [sys.executable, "-m", "cluster", *words, "--runs-dir", str(options.runs)]
+        command = [sys.executable, "-m", "cluster.cli", *words, "--runs-dir", str(options.runs)]
         print(f"\n{' '.join(command[1:])}", flush=True)
         subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
     return read(folder)
