@@ -39,7 +39,8 @@ class MappedColumns:
         self._rows = int(dataset.shape[0])
         self._chunk_rows = int(dataset.chunks[0])
         self._row_bytes = NUMBER.itemsize * self.columns
-        self._offsets: Int[np.ndarray, " chunk"] | None = None
+        with explained(reader.path, f"the chunks of array '{name}'"):
+            self._offsets: Int[np.ndarray, " chunk"] | None = self._table(dataset)
         self._bytes: memoryview | None = None
 
     def __len__(self) -> int:
@@ -78,7 +79,9 @@ class MappedColumns:
 
     def _open(self) -> None:
         with explained(self.reader.path, f"the chunks of array '{self.name}'"):
-            self._offsets = self._table(self.reader.stored(self.name))
+            if self._offsets is None:
+                self._offsets = self._table(self.reader.stored(self.name))
+                self.reader.close()
             with self.reader.path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             end = int(self._offsets.max(initial=0)) + self._chunk_rows * self._row_bytes if self._rows else 0

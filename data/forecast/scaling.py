@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from data.errors import CheckpointError, PenstockError
 from data.forecast.series_store import ROLES, Role, Series
 
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 """Values read at a time: memory does not grow with the series."""
 
 

@@ -37,7 +37,9 @@ class ForecastTraining(LightningModule):
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         window, truth, mask = self.task(batch)
         loss = self.model.head.error(self.model(window), truth, mask)
-        self.log("train/loss", loss.detach(), batch_size=len(batch))
+        # Lightning forgets what is logged between two rows of the log, and takes a millisecond for it.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss.detach(), batch_size=len(batch))
         return loss
 
     def on_validation_epoch_start(self) -> None:
