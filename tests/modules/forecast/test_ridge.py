@@ -264,6 +264,77 @@ def test_choice_on_whole_series() -> None:
     assert ridge.config.penalty == choice.best.penalty
 
 
+def seasonal(length: int, first: int, seed: int) -> Tensor:
+    """Random walks with a season of 5, from position `first` on."""
+    generator = torch.Generator().manual_seed(seed)
+    season = torch.tensor([[3.0, 0.0], [-1.0, 2.0], [0.0, -2.0], [1.0, 1.0], [-3.0, -1.0]], dtype=torch.float64)
+    walk = 0.1 * torch.randn(length, 2, generator=generator, dtype=torch.float64).cumsum(dim=0)
+    return walk + season[(first + torch.arange(length)) % 5]
+
+
+def cut(series: Tensor, first: int, look_back: int = 3, horizon: int = 4) -> WindowBatch:
+    stacked = series.unfold(0, look_back + horizon, 1).mT
+    count = len(stacked)
+    return WindowBatch(
+        ids=(), seeds=torch.zeros(count, dtype=torch.int64), past=stacked[:, :look_back], future=stacked[:, look_back:],
+        position=first + torch.arange(count),
+    )  # fmt: skip
+
+
+def test_a_cycle_is_taken_away_and_given_back() -> None:
+    """As if the series had none: the mean of each phase is subtracted by hand here."""
+    shape = WindowShape(look_back=3, horizon=4, targets=2, season=5)
+    series, later = seasonal(202, 13, seed=0), seasonal(40, 78, seed=1)
+    phase, later_phase = (13 + torch.arange(202)) % 5, (78 + torch.arange(40)) % 5
+    cycle = torch.stack([series[phase == k].mean(dim=0) for k in range(5)])
+    with_cycle, plain = (RidgeConfig(cycle=c).build(shape, Head()).double() for c in (True, False))
+    with_cycle.fit_series([series], [13])
+    plain.fit_series([series - cycle[phase]])
+    torch.testing.assert_close(with_cycle.cycle, cycle)
+    torch.testing.assert_close(with_cycle.weight, plain.weight)
+    expected = plain(cut(later - cycle[later_phase], 78))[..., 0]
+    windows, steps = cut(later, 78), torch.arange(3, 7)
+    assert windows.position is not None
+    expected = expected + cycle[(windows.position[:, None] + steps) % 5]
+    torch.testing.assert_close(with_cycle(windows)[..., 0], expected)
+    assert set(with_cycle.state_dict()) == {"weight", "bias", "cycle"}
+
+
+def test_a_cycle_from_windows_and_its_choice() -> None:
+    """Three steps do not show the phase: the cycle wins on validation, from windows and from series alike."""
+    shape = WindowShape(look_back=3, horizon=4, targets=2, season=5)
+    series, later = seasonal(400, 2, seed=0), seasonal(100, 402, seed=1)
+    train, validation = [cut(series.float(), 2)], [cut(later.float(), 402)]
+    by_window, choice = choose_ridge(lambda: train, lambda: validation, shape, cycles=(False, True))
+    by_series, other = choose_ridge_on_series([series], [later], shape, cycles=(False, True), positions=([2], [402]))
+    assert choice.best.cycle
+    assert other.best.cycle
+    assert by_series.config.cycle
+    error = (by_window(validation[0])[..., 0] - validation[0].future).square().mean()
+    assert choice.best.error == pytest.approx(float(error), rel=1e-4)
+    assert other.best.error == pytest.approx(choice.best.error, rel=0.05)
+    again = by_window.config.build(shape, Head())
+    again.fit(train)
+    torch.testing.assert_close(again.weight, by_window.weight)
+    assert again.cycle is not None
+    masked = replace(train[0], future_mask=torch.ones_like(train[0].future, dtype=torch.bool))  # type: ignore[arg-type]
+    before = again.cycle.clone()
+    again.fit_cycle([masked])
+    torch.testing.assert_close(again.cycle, before)
+
+
+def test_refusals_of_a_cycle() -> None:
+    shape = WindowShape(look_back=3, horizon=4, targets=2, season=5)
+    ridge = RidgeConfig(cycle=True).build(shape, Head())
+    windows = cut(seasonal(30, 0, seed=0), 0)
+    with pytest.raises(ConfigError, match="two passes"):
+        ridge.fit(iter([windows]))
+    with pytest.raises(ConfigError, match="position"):
+        ridge(replace(windows, position=None))
+    with pytest.raises(ConfigError, match="positions"):
+        choose_ridge_on_series([torch.zeros(30, 2)], [torch.zeros(30, 2)], shape, cycles=(True,))
+
+
 def test_unfitted_is_the_offset_and_refusals() -> None:
     window = windows()
     ridge = RidgeConfig(offset="season").build(SHAPE, Head())
