@@ -49,10 +49,8 @@ def test_trailing_quantiles_are_those_of_sorting(
         last = np.sort(values[column, : stops[column, stop]][-window:])
         ends = np.concatenate([[-np.inf], last, [np.inf]])
         low, high = ends[lower_rank(len(last), level)], ends[upper_rank(len(last), level)]
-        if level == 0.5:
-            expected = (low + high) / 2 if len(last) else 0.0
-        else:
-            expected = low if level < 0.5 else high
+        middle = (low + high) / 2 if len(last) else 0.0
+        expected = {-1: low, 0: middle, 1: high}[int(np.sign(level - 0.5))]
         assert found[column, stop] == expected
 
 
