@@ -160,7 +160,7 @@ class Reading:
             f"Stamps: {self.stamps}.",
         ]
         lines += [text for role in ("id", "target", "known", "observed", "static") if (text := self._listed(role))]
-        lines += [f"Left out: {c.name} ({c.reason})." for c in self.columns if c.role in ("ignored", "dropped")]
+        lines += [text for role in ("ignored", "dropped") if (text := self._listed(role))]
         lines += self._treatments()
         return lines + [f"Warning: {text}" for text in self.warnings]
 
@@ -169,9 +169,10 @@ class Reading:
         for column in self.columns:
             if column.role == role:
                 reasons.setdefault(column.reason, []).append(column.name)
-        words = {"id": "Series by", "target": "Targets", "known": "Known ahead", "observed": "Known up to now"}
+        words = {"id": "Series by", "target": "Targets", "known": "Known ahead", "observed": "Known up to now",
+                 "static": "Static"}  # fmt: skip
         parts = [f"{_some(names)} ({reason})" for reason, names in reasons.items()]
-        return f"{words.get(role, 'Static')}: {'; '.join(parts)}." if parts else ""
+        return f"{words.get(role, 'Left out')}: {'; '.join(parts)}." if parts else ""
 
     def _treatments(self) -> list[str]:
         lines = []

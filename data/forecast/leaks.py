@@ -29,7 +29,7 @@ def find_leaks(roles: Roles, config: ColumnsConfig) -> list[str]:
     for target, values in roles.values["target"].items():
         terms = exact_terms(values, roles.values["known"])
         if terms:
-            what = _formula(target, terms)
+            what = _formula(target, values, terms, roles.values["known"])
             if config.known is not None:
                 raise PenstockError(
                     f"known columns give the target away: {what} in every row. Whoever knows them ahead needs no "
@@ -39,10 +39,11 @@ def find_leaks(roles: Roles, config: ColumnsConfig) -> list[str]:
                 roles.values["observed"][name] = roles.values["known"].pop(name)
             warnings.append(f"{what} in every row, so {', '.join(terms)} cannot be known ahead: taken as observed.")
             continue
-        terms = exact_terms(values, {**roles.values["observed"], **roles.values["known"]})
+        columns = {**roles.values["observed"], **roles.values["known"]}
+        terms = exact_terms(values, columns)
         if terms:
             warnings.append(
-                f"{_formula(target, terms)} in every row. Their past is used as it is; as columns known ahead they "
+                f"{_formula(target, values, terms, columns)} in every row. Their past is used as it is; as columns known ahead they "
                 "would give the target away."
             )
     return warnings
@@ -73,6 +74,14 @@ def exact_terms(
     return {str(name): float(value) for name, value in zip(names[taken], weight[taken], strict=True)}
 
 
-def _formula(target: str, terms: Mapping[str, float]) -> str:
+def _formula(
+    target: str,
+    values: Float64[np.ndarray, " row"],
+    terms: Mapping[str, float],
+    columns: Mapping[str, Float64[np.ndarray, " row"]],
+) -> str:
     parts = [name if abs(weight - 1) < 1e-6 else f"{weight:.4g} · {name}" for name, weight in list(terms.items())[:6]]
-    return f"{target} = {' + '.join(parts)}{' + ...' if len(terms) > 6 else ''} (but for a constant)"
+    rest = values - np.sum([weight * columns[name] for name, weight in terms.items()], axis=0)
+    constant = float(np.nanmean(rest))
+    parts += [f"{constant:.4g}"] if abs(constant) > 1e-6 * np.nanstd(values) else []
+    return f"{target} = {' + '.join(parts)}{' + ...' if len(terms) > 6 else ''}"
