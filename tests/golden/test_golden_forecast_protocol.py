@@ -207,6 +207,29 @@ def test_ridge(ridge_case: str, anchors: dict[str, Any], benches: Benches) -> No
     assert_errors(ridge, bench, shape, expected, expected["test_windows"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("published", "best"), [("ETTh1", 0.433), ("ETTh2", 0.370)])
+def test_ridge_with_a_cycle(published: str, best: float, anchors: dict[str, Any], benches: Benches) -> None:
+    """The best clean result published for 96 steps, averaged over the four horizons, with all chosen on validation."""
+    bench = benches(published, target=targets(anchors["datasets"][published]))
+    found = []
+    for horizon in (96, 192, 336, 720):
+        shape = WindowShape(look_back=96, horizon=horizon, targets=7, season=24)
+        train, validation = ETT_HOURLY[0], ETT_HOURLY[0] + ETT_HOURLY[1]
+        first, start = train - 96, next(bench.batches("train", 96, horizon)).position
+        assert start is not None
+        ridge, choice = choose_ridge_on_series(
+            [bench.rows(0, train)],
+            [bench.rows(first, validation)],
+            shape,
+            cycles=(False, True),
+            positions=([int(start[0])], [int(start[0]) + first]),
+        )
+        assert choice.best.cycle
+        found.append(errors(ridge, bench.batches("test", 96, horizon))[:, 0].mean())
+    assert np.mean(found) <= best
+
+
 def test_ridge_on_prices(price_case: str, anchors: dict[str, Any], benches: Benches) -> None:
     """Day-ahead forecasts of load and wind are known for the hours to be forecast."""
     expected = anchors["ridge_exogenous_EPF"]["results"][price_case]
