@@ -43,8 +43,8 @@ def find_leaks(roles: Roles, config: ColumnsConfig) -> list[str]:
         terms = exact_terms(values, columns)
         if terms:
             warnings.append(
-                f"{_formula(target, values, terms, columns)} in every row. Their past is used as it is; as columns known "
-                "ahead they would give the target away."
+                f"{_formula(target, values, terms, columns)} in every row. Their past is used as it is; as columns "
+                "known ahead they would give the target away."
             )
     return warnings
 
