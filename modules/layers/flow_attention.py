@@ -66,14 +66,15 @@ def flow_attention(
 
 
 def _flow(x_BHNd: Tensor, total_BHd: Tensor, eps: float) -> Tensor:
-    """(x + eps)·(total + eps) for each position [B, H, N], in one product."""
+    """(x + eps)·(total + eps) for each position [B, H, N]."""
+    # Spelled out: as a product of matrices it takes half as long again on a CPU, for heads side by side in memory.
     total = total_BHd + eps
-    return (x_BHNd @ total[..., None])[..., 0] + eps * total.sum(dim=-1, keepdim=True)
+    return (x_BHNd * total[:, :, None]).sum(dim=-1) + eps * total.sum(dim=-1, keepdim=True)
 
 
 def _weighted_sum(x_BHNd: Tensor, weights_BHN: Tensor) -> Tensor:
     """Σ weight·x over the positions [B, H, d]."""
-    return (weights_BHN[..., None, :] @ x_BHNd)[..., 0, :]
+    return (x_BHNd * weights_BHN[..., None]).sum(dim=2)
 
 
 def causal_flow_attention(
