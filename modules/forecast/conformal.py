@@ -79,8 +79,8 @@ class TrailingConformal:
     """Conformal intervals from the last errors known at each origin."""
 
     window: int = 1000
-    """Errors that count, per series, step and target."""
-    least: int = 50
+    """Errors that count, per series, step and target: 1000 steps back where every step is an origin, more with strides."""
+    least: int = 20
     """With fewer of its own a series takes the errors of all series, scaled."""
     pool: int = 10_000
     """Errors of all series that count then."""
