@@ -79,7 +79,7 @@ class TrailingConformal:
     """Conformal intervals from the last errors known at each origin."""
 
     window: int = 1000
-    """Errors that count, per series, step and target: 1000 steps back where every step is an origin, more with strides."""
+    """Errors that count, per series, step and target: as many steps back where every step is an origin, else more."""
     least: int = 20
     """With fewer of its own a series takes the errors of all series, scaled."""
     pool: int = 10_000
