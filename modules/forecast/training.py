@@ -1,6 +1,7 @@
 """Training of a forecaster on windows: what comes after them, or what is hidden in them."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,7 +39,8 @@ class ForecastTraining(LightningModule):
         window, truth, mask = self.task(batch)
         loss = self.model.head.error(self.model(window), truth, mask)
         # Lightning forgets what is logged between two rows of the log, and takes a millisecond for it.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        trainer: Any = self.trainer  # its stubs do not know how often it logs
+        if (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0:
             self.log("train/loss", loss.detach(), batch_size=len(batch))
         return loss
 
