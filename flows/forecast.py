@@ -2,8 +2,8 @@
 
 from metaflow import FlowSpec, step
 
-from configs.forecast import NETWORKS
 from flows.domain import TRAIN
+from flows.steps.forecast import STEPS
 from flows.workflow import run_step
 
 
@@ -19,7 +19,7 @@ class ForecastFlow(FlowSpec):
     @step
     def train(self) -> None:
         """Train the networks that the configuration asks for."""
-        run_step(*(TRAIN + name for name in NETWORKS))
+        run_step(*(name for name in STEPS if name.startswith(TRAIN)))
         self.next(self.end)
 
     @step

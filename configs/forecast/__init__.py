@@ -23,6 +23,7 @@ from data.errors import ConfigError
 from data.forecast import ColumnsConfig
 from data.forecast.time_split import TimeSplitConfig
 from data.synthetic.forecast import SyntheticForecastConfig
+from modules.forecast.foundation import FoundationConfig
 
 FORMATS = ("parquet", "csv")
 NETWORKS = (
@@ -145,7 +146,7 @@ class ForecastConfig(RunConfig):
     synthetic: SyntheticForecastConfig = field(default_factory=SyntheticForecastConfig)
     split: TimeSplitConfig = field(default_factory=TimeSplitConfig)
     horizon: int | None = None
-    """Steps to forecast; null: one season."""
+    """Steps to forecast; null: the shortest season that the step suggests, a day of hours."""
     scale_per_series: bool = True
     """Whether each series is standardised by its own mean and deviation, or all by common ones."""
     seeds: int = 1
@@ -162,6 +163,8 @@ class ForecastConfig(RunConfig):
     timemixer: TimeMixerSection | None = None
     xpatch: XPatchSection | None = None
     lmu: LMUSection | None = None
+    foundation: FoundationConfig | None = None
+    """A pretrained forecaster of another package, which is asked and not trained."""
     classifier: ClassifierSection | None = None
     predformer: FilmsSection | None = None
     intervals: IntervalsSection = field(default_factory=IntervalsSection)

@@ -1,6 +1,7 @@
 """The steps of the forecast domain: a table → a choice on validation → networks → backtest → forecast.
 
-Lightning is imported by the trainings only: it would cost every other step seconds.
+Labels of sequences and films are tasks of the same domain, with steps of the same names. Lightning is imported by the
+trainings only: it would cost every other step seconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,42 +11,81 @@ from pathlib import Path
 from configs.forecast import NETWORKS, ForecastConfig
 from configs.load import to_plain
 from data.errors import PenstockError
-from data.forecast import preparation_key, prepare
-from data.forecast.series_store import SeriesStore
 from flows.domain import TRAIN, Domain, ImportedModel
-from flows.progress import shown
 from flows.run import Run
-from flows.steps.forecast_backtest import evaluate
+from flows.steps import (
+    forecast_backtest,
+    forecast_classify,
+    forecast_export,
+    forecast_films,
+    forecast_future,
+    forecast_impute,
+    forecast_report,
+)
 from flows.steps.forecast_choose import choose
-from flows.steps.forecast_export import export
-from flows.steps.forecast_future import sample
-from flows.steps.forecast_report import report
-from flows.steps.forecast_ridge import RIDGE
-from flows.steps.forecast_train import left_out, train_network
+from flows.steps.forecast_prepare import prepare_series
+from flows.steps.forecast_ridge import REGRESSIONS
+from flows.steps.forecast_train import train_network
+from modules.forecast.classifier import ClassifierConfig
 from modules.forecast.heads import Head
 from modules.forecast.network import ForecastNetwork
+from modules.forecast.predformer import PredFormerConfig
 
-SHOWN_REFUSALS = 20
-"""Most refused series that are named on the screen; refused.csv has them all."""
+Step = Callable[[Run], None]
+
+SERIES: Mapping[str, Step] = {
+    "prepare": prepare_series,
+    "choose": choose,
+    **{TRAIN + name: partial(train_network, name=name) for name in NETWORKS},
+}
+TASKS: Mapping[str, Mapping[str, Step]] = {
+    "forecast": {
+        **SERIES,
+        "evaluate": forecast_backtest.evaluate,
+        "sample": forecast_future.sample,
+        "export": forecast_export.export,
+        "report": forecast_report.report,
+    },
+    "impute": {
+        **SERIES,
+        "evaluate": forecast_impute.evaluate,
+        "sample": forecast_impute.sample,
+        "export": forecast_impute.export,
+        "report": forecast_impute.report,
+    },
+    "classify": {
+        "prepare": forecast_classify.prepare,
+        TRAIN + forecast_classify.STAGE: forecast_classify.train,
+        "evaluate": forecast_classify.evaluate,
+        "export": forecast_classify.export,
+        "report": forecast_classify.report,
+    },
+    "films": {
+        "prepare": forecast_films.prepare,
+        TRAIN + forecast_films.STAGE: forecast_films.train,
+        "evaluate": forecast_films.evaluate,
+        "export": forecast_films.export,
+        "report": forecast_films.report,
+    },
+}
+"""What each step does, by the task of the configuration."""
+STEPS = tuple(dict.fromkeys([
+    "prepare", "choose", *(TRAIN + name for name in (*NETWORKS, forecast_classify.STAGE, forecast_films.STAGE)),
+    "evaluate", "sample", "export", "report",
+]))  # fmt: skip
 
 
-def prepare_series(run: Run) -> None:
-    """Read the user's table, or make the synthetic series; reused where another run did it before."""
-    config: ForecastConfig = run.config
-    source = config.synthetic if config.data is None else Path(config.data)
-    with run.prepared(preparation_key(source, config.columns)[:16]) as folder:
-        found = prepare(source, config.columns, folder, shown("prepare", "series"))
-    for sentence in found.summary():
-        print(f"  {sentence}", flush=True)
-    for name, reason in list(found.refused.items())[:SHOWN_REFUSALS]:
-        print(f"  refused {name}: {reason}", flush=True)
-    run.record_data(
-        found.path,
-        SeriesStore(found.path).fingerprint,
-        source="synthetic series" if config.data is None else config.data,
-        series=len(found.ids),
-        refused=len(found.refused),
-    )
+def _step(name: str) -> Step:
+    def step(run: Run) -> None:
+        TASKS[run.config.task][name](run)
+
+    return step
+
+
+def left_out(config: ForecastConfig) -> list[str]:
+    """The steps that the task has no use for, and the networks that are not asked for."""
+    unasked = [TRAIN + name for name in NETWORKS if name not in config.networks]
+    return [name for name in STEPS if name not in TASKS[config.task] or name in unasked]
 
 
 def import_reference(source: Path) -> Mapping[str, ImportedModel]:
@@ -66,26 +106,24 @@ def import_reference(source: Path) -> Mapping[str, ImportedModel]:
     return {found.kind: ImportedModel(config=config, weights=found.weights, settings=settings)}
 
 
-def _training(name: str) -> Callable[[Run], None]:
-    return partial(train_network, name=name)
-
-
 DOMAIN = Domain(
     name="forecast",
     config=ForecastConfig,
-    steps={
-        "prepare": prepare_series,
-        "choose": choose,
-        **{TRAIN + name: _training(name) for name in NETWORKS},
-        "evaluate": evaluate,
-        "sample": sample,
-        "export": export,
-        "report": report,
+    steps={name: _step(name) for name in STEPS},
+    models={
+        **dict.fromkeys(REGRESSIONS, ForecastNetwork),
+        **dict.fromkeys(NETWORKS, ForecastNetwork),
+        forecast_classify.STAGE: ClassifierConfig,
+        forecast_films.STAGE: PredFormerConfig,
     },
-    models={RIDGE: ForecastNetwork, **dict.fromkeys(NETWORKS, ForecastNetwork)},
     needs={
         **{TRAIN + name: ("choose",) for name in NETWORKS},
-        "evaluate": ("choose", *(TRAIN + name for name in NETWORKS)),
+        TRAIN + forecast_classify.STAGE: ("prepare",),
+        TRAIN + forecast_films.STAGE: ("prepare",),
+        "evaluate": tuple(name for name in STEPS if name == "choose" or name.startswith(TRAIN)),
+        "sample": ("evaluate",),
+        "export": ("evaluate", "sample"),
+        "report": ("export",),
     },
     importers={"tslib": import_reference, "forecast-authors": import_reference},
     left_out=left_out,

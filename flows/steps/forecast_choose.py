@@ -15,7 +15,7 @@ from data.forecast.series_store import Series, SeriesStore
 from data.forecast.time_split import spans
 from data.model_folder import write_model
 from flows.run import Run, write_json
-from flows.steps.forecast_ridge import RIDGE, compared, fitted_ridge
+from flows.steps.forecast_ridge import best_trials, compared, fitted_ridge
 from flows.steps.forecast_train import add_seconds
 from flows.steps.forecast_workbench import Choice, make_workbench
 from modules.forecast.backtest import forecast_all
@@ -39,19 +39,21 @@ def choose(run: Run) -> None:
     store = SeriesStore(run.data_file)
     choice, tried = decided(store, config)
     bench = make_workbench(store, config, choice)
-    ridge = fitted_ridge(config, choice, bench)
-    network = ForecastNetwork(shape=bench.shape, model=ridge.config)
-    described = {"domain": run.domain_name, "stage": RIDGE, "network": to_plain(network)}
-    write_model(run.model(RIDGE), ridge, described, run.provenance() | {"run": run.name, "stage": RIDGE})
+    for name in choice.regressions:
+        ridge = fitted_ridge(config, choice, bench, name)
+        network = ForecastNetwork(shape=bench.shape, model=ridge.config)
+        described = {"domain": run.domain_name, "stage": name, "network": to_plain(network)}
+        write_model(run.model(name), ridge, described, run.provenance() | {"run": run.name, "stage": name})
     write_json(run.path / "scaler.json", bench.scaler.to_plain())
     write_json(run.path / "choice.json", asdict(replace(choice, table=tried)))
     for item, reason in list(bench.split.refused.items())[:20]:
         print(f"  left out {store.ids[item]}: {reason}", flush=True)
     seconds = time.process_time() - began
-    add_seconds(run, RIDGE, seconds)
+    for name in choice.regressions:
+        add_seconds(run, name, seconds)
     print(
-        f"season {choice.season}, look-back {choice.look_back}, horizon {choice.horizon} steps (validation); ridge "
-        f"regression fitted after {seconds:.1f} CPU s",
+        f"season {choice.season}, look-back {choice.look_back}, horizon {choice.horizon} steps (validation); "
+        f"{' and '.join(choice.regressions).replace('_', ' ')} fitted after {seconds:.1f} CPU s",
         flush=True,
     )
 
@@ -66,18 +68,26 @@ def decided(store: Series, config: ForecastConfig) -> tuple[Choice, list[dict[st
     """
     shortest = int(np.median(store.lengths))
     season, tried = _season(store, config, shortest)
-    horizon = config.horizon or (season if season > 1 else min(DEFAULT_HORIZON, max(1, shortest // 20)))
+    natural = min(seasons(store.step), default=season if season > 1 else DEFAULT_HORIZON)
+    horizon = config.horizon or min(natural, max(1, shortest // 20))
     if horizon >= shortest:
         raise ConfigError(f"horizon {horizon}: the median series has {shortest} steps. Take a shorter --horizon.")
     best: tuple[float, Choice] | None = None
     for look_back in _look_backs(config, horizon, season, shortest):
-        plain = Choice(horizon, look_back, season, "last", 1e-2, [])
-        bench = make_workbench(store, config, plain)
-        found = compared(bench, config)
-        tried += [{"look_back": look_back, "season": season, **asdict(trial)} for trial in found.table]
-        if best is None or found.best.error < best[0]:
-            best = found.best.error, replace(plain, offset=found.best.offset, penalty=found.best.penalty)
+        plain = Choice(horizon, look_back, season, {}, [])
+        found = compared(make_workbench(store, config, plain), config)
+        tried += [{"look_back": look_back, "season": season, **asdict(trial)} for trial in found]
+        trials = best_trials(found)
+        error = min(trial.error for trial in trials.values())
+        if best is None or error < best[0]:
+            settings = {
+                name: {"offset": trial.offset, "penalty": trial.penalty, "cycle": trial.cycle}
+                for name, trial in trials.items()
+            }
+            best = error, replace(plain, regressions=settings)
     assert best is not None
+    if config.task == "impute":  # a network that fills gaps says the window that it sees
+        return replace(best[1], horizon=best[1].look_back), tried
     return best[1], tried
 
 
@@ -91,7 +101,7 @@ def _season(store: Series, config: ForecastConfig, shortest: int) -> tuple[int, 
     tried: list[dict[str, Any]] = []
     for season in options:
         horizon = config.horizon or max(options)
-        choice = Choice(min(horizon, longest), season, season, "last", 1e-2, [])
+        choice = Choice(min(horizon, longest), season, season, {}, [])
         bench = make_workbench(store, config, choice)
         rows = bench.rows("validation", SCORED)
         forecast = forecast_all(SeasonalNaive(bench.shape, Head()), bench.windows.cut, rows.items, rows.origins)

@@ -15,7 +15,7 @@ from flows.run import Run, write_json
 from flows.steps.forecast_backtest import known_errors
 from flows.steps.forecast_models import Candidate, candidates
 from flows.steps.forecast_results import ENSEMBLE, read_evaluation, stored_ensemble
-from flows.steps.forecast_ridge import RIDGE, fitted_ridge
+from flows.steps.forecast_ridge import REGRESSIONS, fitted_ridge
 from flows.steps.forecast_workbench import Choice, Rows, Workbench, window_shape, workbench
 from modules.forecast.conformal import TrailingConformal
 
@@ -106,9 +106,9 @@ def _points(run: Run, bench: Workbench, rows: Rows, name: str, evaluation: dict[
 
 
 def _member(run: Run, bench: Workbench, rows: Rows, name: str, known: dict[str, Candidate]) -> np.ndarray:
-    if name == RIDGE and run.config.sample.refit:
+    if name in REGRESSIONS and run.config.sample.refit:
         whole = _on_everything(run, bench)
-        refit = Candidate(RIDGE, fitted_ridge(run.config, Choice.of_run(run), whole), known[RIDGE].head)
+        refit = Candidate(name, fitted_ridge(run.config, Choice.of_run(run), whole, name), known[name].head)
         in_data = whole.scaler.undo(rows.items, refit.points(whole, rows))
         return bench.scaler.apply("targets", rows.items, in_data).astype(np.float32)
     return known[name].points(bench, rows)

@@ -92,12 +92,11 @@ def _earlier(bench: Workbench, rows: Rows, window: int) -> Rows:
 
 
 def _chosen(store: Series, config: ForecastConfig) -> Arrays:
-    """Season, look-back, offset and penalty, and every error that they were chosen by."""
+    """Season, look-back and regressions, and every error that they were chosen by."""
     choice, tried = decided(store, config)
     return {
         "choice": np.array([choice.horizon, choice.look_back, choice.season]),
-        "offset": np.array([choice.offset], dtype=object),
-        "penalty": np.array([choice.penalty]),
+        "regressions": np.array([str(choice.regressions)], dtype=object),
         "errors": np.array([trial["error"] for trial in tried]),
     }
 
@@ -105,11 +104,11 @@ def _chosen(store: Series, config: ForecastConfig) -> Arrays:
 def _fitted(store: Series, config: ForecastConfig, choice: Choice) -> Arrays:
     """The scaler, the ridge regression, and what networks are trained on."""
     bench = make_workbench(store, config, choice)
-    ridge = fitted_ridge(config, choice, bench)
+    weights = {name: fitted_ridge(config, choice, bench, name).weight.numpy() for name in choice.regressions}
     batch = next(bench.batches(bench.rows("train", TRAINING_WINDOWS), TRAINING_WINDOWS))
     fields = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     return {
         **{f"scaler {role}": np.stack([scale.mean, scale.std]) for role, scale in bench.scaler.scales.items()},
-        "ridge": ridge.weight.numpy(),
+        **weights,
         **{f"training {name}": value.numpy() for name, value in fields.items()},
     }

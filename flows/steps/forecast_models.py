@@ -11,11 +11,12 @@ from data.batch import WindowBatch
 from data.errors import PenstockError
 from flows.models import load_model
 from flows.run import Run
-from flows.steps.forecast_ridge import RIDGE, ridge_of
+from flows.steps.forecast_ridge import ridge_of
 from flows.steps.forecast_train import places
-from flows.steps.forecast_workbench import BATCH, Rows, Workbench
+from flows.steps.forecast_workbench import BATCH, Choice, Rows, Workbench
 from modules.forecast.backtest import forecast_all
 from modules.forecast.floors import LastValue, SeasonalNaive, WindowMean
+from modules.forecast.foundation import FoundationConfig, History, load_foundation
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 
@@ -52,7 +53,8 @@ def candidates(run: Run, bench: Workbench, fold: int = 0) -> dict[str, Candidate
     """All models of a run for one fold of the backtest, floors first."""
     config: ForecastConfig = run.config
     found = {name: _candidate(name, floor(bench.shape, Head())) for name, floor in FLOORS.items()}
-    found[RIDGE] = _candidate(RIDGE, ridge_of(run, bench, fold))
+    for name in Choice.of_run(run).regressions:
+        found[name] = _candidate(name, ridge_of(run, bench, name, fold))
     for name in config.networks:
         for place, seed, of_fold in places(config, name):
             if of_fold == (fold if config.evaluate.refit else 0) and (
@@ -60,7 +62,37 @@ def candidates(run: Run, bench: Workbench, fold: int = 0) -> dict[str, Candidate
             ):
                 label = place if not of_fold else name
                 found[label] = _candidate(label, network_of(run, place, bench.shape))
+    if config.foundation is not None:
+        found[config.foundation.kind] = Candidate(
+            config.foundation.kind, foundation_answer(config.foundation, bench.shape), Head()
+        )
     return found
+
+
+def foundation_answer(config: FoundationConfig, shape: WindowShape) -> Callable[[WindowBatch], Tensor]:
+    """A pretrained forecaster as one more model: the median of what it says of each target's look-back."""
+    import torch
+
+    model = load_foundation(config)
+
+    def measured(values: Tensor | None, mask: Tensor | None, row: int) -> np.ndarray | None:
+        if values is None:
+            return None
+        found = values[row] if mask is None else values[row].masked_fill(~mask[row], torch.nan)
+        return found.double().numpy()
+
+    def answer(window: WindowBatch) -> Tensor:
+        histories = []
+        for row in range(len(window)):
+            past = measured(window.past, window.past_mask, row)
+            assert past is not None
+            observed = measured(window.observed, window.observed_mask, row)
+            known = measured(window.known, window.known_mask, row)
+            histories += [History(target, observed, known) for target in past.T]
+        medians = torch.from_numpy(model(histories, shape.horizon, (0.5,))[..., 0]).float()
+        return medians.unflatten(0, (len(window), -1)).mT[..., None]
+
+    return answer
 
 
 def _candidate(name: str, model: Forecaster) -> Candidate:

@@ -203,12 +203,12 @@ def _reading(run: Run, bench: Workbench) -> list[Section]:
 
 def _choice(run: Run) -> Table:
     choice = Choice.of_run(run)
-    names = ("look_back", "season", "model", "offset", "penalty", "error")
+    names = ("look_back", "season", "model", "offset", "penalty", "cycle", "error")
     rows = [tuple(trial.get(name) for name in names) for trial in choice.table]
-    columns = ("look-back", "season", "model", "offset", "penalty", "validation MSE")
+    columns = ("look-back", "season", "model", "offset", "penalty", "cycle", "validation MSE")
     note = (
-        f"Chosen: look-back {choice.look_back}, season {choice.season}, offset {choice.offset}, penalty "
-        f"{choice.penalty}. Ridge regressions unless a model is named."
+        f"Chosen: look-back {choice.look_back}, season {choice.season}. Ridge regressions unless a model is named; with a "
+        "cycle the mean season of the training part is taken away first."
     )
     return Table(title="What was tried on the validation part", columns=columns, rows=rows, note=note)
 

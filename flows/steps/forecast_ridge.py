@@ -1,55 +1,82 @@
-"""The closed-form regression of a run: compared on validation windows, fitted on training windows."""
+"""The closed-form regressions of a run: compared on validation windows, fitted on training windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from configs.forecast import ForecastConfig
+from data.forecast.windows import grid_positions
 from flows.models import load_model
 from flows.run import Run
 from flows.steps.forecast_workbench import Choice, Workbench
 from modules.forecast.heads import Head
-from modules.forecast.ridge import Ridge, RidgeChoice, RidgeConfig, choose_ridge, choose_ridge_on_series
+from modules.forecast.ridge import Ridge, RidgeConfig, RidgeTrial, choose_ridge, choose_ridge_on_series
 
-RIDGE = "ridge"
+RIDGE, CYCLE_RIDGE = "ridge", "cycle_ridge"
+REGRESSIONS = {RIDGE: False, CYCLE_RIDGE: True}
+"""Name → whether the mean season of the training part is taken away first."""
 MOST_VALUES = 20_000_000
 """Above so many values series are not summed up whole."""
+COMPARED = 1500
+"""Most windows of each part on which regressions are compared, where they must be cut out one by one."""
 
 
-def compared(bench: Workbench, config: ForecastConfig) -> RidgeChoice:
-    """Offsets and penalties compared on the validation windows."""
-    penalties, whole = config.choose.penalties, whole_series(bench, config)
-    if whole is not None:
-        return choose_ridge_on_series(*whole, bench.shape, penalties=penalties)[1]
-    train = bench.rows("train", config.choose.windows)
-    validation = bench.rows("validation", config.choose.windows)
-    return choose_ridge(
-        lambda: bench.batches(train), lambda: bench.batches(validation), bench.shape, penalties=penalties
-    )[1]
+@dataclass(frozen=True)
+class WholeSeries:
+    """Scaled series in which nothing is missing, and the positions of their first rows on the time grid."""
+
+    train: list[Tensor]
+    validation: list[Tensor]
+    positions: tuple[list[int], list[int]]
 
 
-def fitted_ridge(config: ForecastConfig, choice: Choice, bench: Workbench) -> Ridge:
-    """The regression that was chosen, fitted on the training windows of `bench`."""
-    chosen = RidgeConfig(offset=choice.offset, penalty=choice.penalty)  # type: ignore[arg-type]
-    ridge = chosen.build(bench.shape, Head())
+def compared(bench: Workbench, config: ForecastConfig) -> tuple[RidgeTrial, ...]:
+    """Offsets, penalties and cycle with their error on the validation windows."""
+    penalties, cycles = config.choose.penalties, [False, True] if bench.shape.season > 1 else [False]
     whole = whole_series(bench, config)
     if whole is not None:
-        ridge.fit_series(whole[0])
+        return choose_ridge_on_series(
+            whole.train, whole.validation, bench.shape, penalties=penalties, cycles=cycles, positions=whole.positions
+        )[1].table
+    most = None if config.choose.windows is None else min(COMPARED, config.choose.windows)
+    train, validation = (list(bench.batches(bench.rows(split, most))) for split in ("train", "validation"))
+    return choose_ridge(lambda: train, lambda: validation, bench.shape, penalties=penalties, cycles=cycles)[1].table
+
+
+def best_trials(table: Sequence[RidgeTrial]) -> dict[str, RidgeTrial]:
+    """The regression of least validation error, without and with a cycle."""
+    found = {}
+    for name, cycle in REGRESSIONS.items():
+        trials = [trial for trial in table if trial.cycle == cycle]
+        if trials:
+            found[name] = min(trials, key=lambda trial: trial.error)
+    return found
+
+
+def fitted_ridge(config: ForecastConfig, choice: Choice, bench: Workbench, name: str) -> Ridge:
+    """One of the regressions that were chosen, fitted on the training windows of `bench`."""
+    ridge = RidgeConfig(**choice.regressions[name]).build(bench.shape, Head())
+    whole = whole_series(bench, config)
+    if whole is not None:
+        ridge.fit_series(whole.train, whole.positions[0])
     else:
-        ridge.fit(bench.batches(bench.rows("train", config.choose.windows)))
+        ridge.fit(list(bench.batches(bench.rows("train", config.choose.windows))))
     return ridge
 
 
-def ridge_of(run: Run, bench: Workbench, fold: int = 0) -> Ridge:
-    """The regression of a run: the stored one, or for a later fold one that is fitted on all before it."""
+def ridge_of(run: Run, bench: Workbench, name: str, fold: int = 0) -> Ridge:
+    """A regression of a run: the stored one, or for a later fold one that is fitted on all before it."""
     if fold:
-        return fitted_ridge(run.config, Choice.of_run(run), bench)
-    network = load_model(run.model(RIDGE)).network
+        return fitted_ridge(run.config, Choice.of_run(run), bench, name)
+    network = load_model(run.model(name)).network
     assert isinstance(network, Ridge)
     return network
 
 
-def whole_series(bench: Workbench, config: ForecastConfig) -> tuple[list[Tensor], list[Tensor]] | None:
+def whole_series(bench: Workbench, config: ForecastConfig) -> WholeSeries | None:
     """The scaled training and validation series, where every window of them counts and nothing is missing in them.
 
     Sums over such series cost a fraction of those over their windows. None where they cannot be taken.
@@ -60,12 +87,15 @@ def whole_series(bench: Workbench, config: ForecastConfig) -> tuple[list[Tensor]
         return None
     if int(store.lengths.sum()) * shape.targets > MOST_VALUES:
         return None
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    found = WholeSeries([], [], ([], []))
+    starts = grid_positions(store)[0]
     for item in range(len(store.ids)):
         ends = int(split.train_ends[item]), int(split.validation_ends[item])
         if not ends[0]:
             continue
-        for part, (first, stop) in zip(parts, ((0, ends[0]), (ends[0] - shape.look_back, ends[1])), strict=True):
+        spans = ((0, ends[0]), (ends[0] - shape.look_back, ends[1]))
+        for part, positions, (first, stop) in zip((found.train, found.validation), found.positions, spans, strict=True):
             values = store.read(item, "targets", first, stop)
             part.append(torch.from_numpy(bench.scaler.apply("targets", np.array([item]), values[None])[0]))
-    return parts
+            positions.append(int(starts[item]) + first)
+    return found

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from configs.forecast import NETWORKS, ForecastConfig
+from configs.forecast import ForecastConfig
 from configs.training import TrainerConfig
 from data.forecast.time_split import WindowIndex
 from flows.run import Run, write_json
@@ -78,8 +78,3 @@ def seconds_of(run: Run) -> dict[str, float]:
     path = run.path / "seconds.json"
     found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     return found
-
-
-def left_out(config: ForecastConfig) -> list[str]:
-    """The trainings that a configuration does not ask for."""
-    return [f"train_{name}" for name in NETWORKS if name not in config.networks]

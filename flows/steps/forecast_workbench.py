@@ -28,9 +28,8 @@ class Choice:
     horizon: int
     look_back: int
     season: int
-    offset: str
-    """Of the ridge regression."""
-    penalty: float
+    regressions: dict[str, dict[str, Any]]
+    """Settings of each closed-form regression."""
     table: list[dict[str, Any]]
     """What was tried, with its validation error."""
 
