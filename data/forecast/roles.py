@@ -350,12 +350,14 @@ def _decides(key: Int[np.ndarray, " row"], codes: Int[np.ndarray, " row"]) -> bo
 
 def _add(roles: Roles, content: Content, role: Role, reason: str, named: bool, series: np.ndarray) -> None:
     """Put a column's values under its role, words as zeros and ones."""
-    name, absent = content.name, int(content.absent.sum())
+    name, absent_rows = content.name, content.absent
+    absent = int(absent_rows.sum())
     if role in ("ignored", "dropped"):
         roles.columns.append(Column(name, role, reason, absent))
         return
     if role == "target" and content.kind != "number":
-        row = int(np.argmax(~content.absent))
+        words = np.isnan(content.values) & ~absent_rows
+        row = int(np.argmax(words if words.any() else ~absent_rows))
         raise PenstockError(
             f"the target '{name}' holds words: row {row + 1} says {content.words[row]!r}, expected a number. Correct "
             "the column or name another target."

@@ -100,6 +100,19 @@ def known_errors(run: Run, bench: Workbench, name: str) -> Backtest:
     return joined(stored.validation, stored.test)
 
 
+def before(history: Backtest, rows: Rows) -> Backtest:
+    """The forecasts of `history` that were made before those of `rows`, of each series."""
+    first = dict(zip(rows.items.tolist(), rows.origins.tolist(), strict=True))
+    kept = history.origins < np.array([first.get(item, -1) for item in history.items.tolist()])
+    return Backtest(
+        items=history.items[kept],
+        origins=history.origins[kept],
+        forecast=history.forecast[kept],
+        truth=history.truth[kept],
+        clock=None if history.clock is None else history.clock[kept],
+    )
+
+
 def _forecasts(models: Mapping[str, Candidate], bench: Workbench, rows: Rows, what: str) -> Forecasts:
     progress = Progress(f"backtest {what}", len(models), "models")
     points, raw = {}, {}
@@ -148,12 +161,24 @@ def _together(parts: list[Forecasts]) -> Forecasts:
 
 
 def _with_ensemble(config: ForecastConfig, validation: Forecasts, test: Forecasts) -> Ensemble:
-    """Adds the mean of all models, weighted on the validation windows, to both; further seeds are not counted twice."""
+    """Adds the mean of all models, weighted on the validation windows, to both; further seeds are not counted twice.
+
+    Its own validation forecasts are made with the weights of the other half of the validation part: with weights that
+    were fitted to them it would always seem the best.
+    """
     seeds = {repeated(name, k) for name in config.networks for k in range(1, config.seeds)}
-    members = [name for name in test.points if name not in seeds]
-    ensemble = combine({name: validation.points[name] for name in members}, validation.truth)
-    for found in (validation, test):
-        found.points[ENSEMBLE] = ensemble.apply({name: found.points[name] for name in members})
+    # Floors are what the others are held against; as members they follow the noise of the validation part.
+    members = [name for name in test.points if name not in seeds and name not in FLOORS]
+    held = {name: validation.points[name] for name in members}
+    ensemble = combine(held, validation.truth)
+    test.points[ENSEMBLE] = ensemble.apply({name: test.points[name] for name in members})
+    crossed = ensemble.apply(held)
+    late = validation.rows.origins >= np.median(validation.rows.origins)
+    if 0 < late.sum() < len(late):
+        for half in (late, ~late):
+            other = combine({name: points[~half] for name, points in held.items()}, validation.truth[~half])
+            crossed[half] = other.apply({name: points[half] for name, points in held.items()})
+    validation.points[ENSEMBLE] = crossed
     return ensemble
 
 

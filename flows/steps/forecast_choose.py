@@ -28,6 +28,8 @@ LONGEST_LOOK_BACK = 512
 """Of those that are tried unasked: a ridge regression costs the square of it."""
 SCANNED = 20
 """Series whose autocorrelation is looked at."""
+AS_GOOD = 1.01
+"""Errors of two seasons that differ by less are alike."""
 SCORED = 1000
 """Most validation windows on which seasons are compared."""
 
@@ -109,7 +111,9 @@ def _season(store: Series, config: ForecastConfig, shortest: int) -> tuple[int, 
         tried.append({"season": season, "model": "seasonal naive", "error": error})
     if not tried:
         return 1, []
-    return int(min(tried, key=lambda trial: trial["error"])["season"]), tried
+    # The shortest of those that are as good: twice a season is a season too.
+    least = min(trial["error"] for trial in tried)
+    return min(int(trial["season"]) for trial in tried if trial["error"] <= AS_GOOD * least + 1e-9), tried
 
 
 def _periods(store: Series, config: ForecastConfig) -> list[int]:

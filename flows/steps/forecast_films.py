@@ -117,9 +117,7 @@ def report(run: Run) -> None:
 
 def _strip(seen: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> bytes:
     """Three rows of frames as the bytes of a PNG, in grey."""
-    from io import BytesIO
-
-    from skimage.io import imsave
+    from imageio.v3 import imwrite
 
     def row(frames: np.ndarray) -> np.ndarray:
         grey = frames.mean(axis=1).astype(np.uint8)
@@ -128,9 +126,8 @@ def _strip(seen: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> bytes:
     rows = [row(frames) for frames in (seen, true, predicted)]
     width = max(part.shape[1] for part in rows)
     picture = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in rows])
-    file = BytesIO()
-    imsave(file, picture.repeat(2, axis=0).repeat(2, axis=1), extension=".png", check_contrast=False)
-    return file.getvalue()
+    png: bytes = imwrite("<bytes>", picture.repeat(2, axis=0).repeat(2, axis=1), extension=".png")
+    return png
 
 
 def _test_films(run: Run) -> tuple[FilmDataset, list[int]]:

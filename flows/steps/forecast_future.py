@@ -12,7 +12,7 @@ from data.forecast.scaling import Scaler
 from data.forecast.time_split import Spans
 from data.forecast.windows import Windows
 from flows.run import Run, write_json
-from flows.steps.forecast_backtest import known_errors
+from flows.steps.forecast_backtest import before, known_errors
 from flows.steps.forecast_models import Candidate, candidates
 from flows.steps.forecast_results import ENSEMBLE, read_evaluation, stored_ensemble
 from flows.steps.forecast_ridge import REGRESSIONS, fitted_ridge
@@ -63,7 +63,7 @@ def sample(run: Run) -> None:
     rows, earlier = future_rows(bench)
     _say_earlier(bench, earlier)
     point = _points(run, bench, rows, name, evaluation)
-    history = known_errors(run, bench, name)
+    history = before(known_errors(run, bench, name), rows)
     unknown = np.full(point.shape, np.nan, np.float32)
     levels = config.intervals.quantiles
     conformal = TrailingConformal(window=config.intervals.window)

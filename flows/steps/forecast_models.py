@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -13,13 +14,15 @@ from flows.models import load_model
 from flows.run import Run
 from flows.steps.forecast_ridge import ridge_of
 from flows.steps.forecast_train import places
-from flows.steps.forecast_workbench import BATCH, Choice, Rows, Workbench
+from flows.steps.forecast_workbench import Choice, Rows, Workbench
 from modules.forecast.backtest import forecast_all
 from modules.forecast.floors import LastValue, SeasonalNaive, WindowMean
 from modules.forecast.foundation import FoundationConfig, History, load_foundation
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 
+FORECAST_BATCH = 1024
+"""Windows that are forecast at once: a linear model costs a third less than with 256."""
 FLOORS = {"last_value": LastValue, "seasonal_naive": SeasonalNaive, "window_mean": WindowMean}
 
 
@@ -34,7 +37,8 @@ class Candidate:
 
     def raw(self, bench: Workbench, rows: Rows) -> np.ndarray:
         """Its whole answers to the windows [row, horizon, target, output], scaled."""
-        return forecast_all(self.answer, bench.windows.cut, rows.items, rows.origins, BATCH)
+        seen = partial(bench.windows.cut, future=False)  # what came later is not even read
+        return forecast_all(self.answer, seen, rows.items, rows.origins, FORECAST_BATCH)
 
     def points(self, bench: Workbench, rows: Rows) -> np.ndarray:
         """Its point forecasts [row, horizon, target], scaled."""

@@ -207,8 +207,8 @@ def _choice(run: Run) -> Table:
     rows = [tuple(trial.get(name) for name in names) for trial in choice.table]
     columns = ("look-back", "season", "model", "offset", "penalty", "cycle", "validation MSE")
     note = (
-        f"Chosen: look-back {choice.look_back}, season {choice.season}. Ridge regressions unless a model is named; with a "
-        "cycle the mean season of the training part is taken away first."
+        f"Chosen: look-back {choice.look_back}, season {choice.season}. Ridge regressions unless a model is named; "
+        "with a cycle the mean season of the training part is taken away first."
     )
     return Table(title="What was tried on the validation part", columns=columns, rows=rows, note=note)
 

@@ -1,0 +1,176 @@
+"""The forecast workflow: a table in, a forecast with intervals out; same seed, same bits; no look into the future."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.models import load_model
+from flows.run import DONE, Run
+from flows.steps.forecast_results import read_backtest
+from flows.steps.forecast_workbench import workbench
+from flows.tracking import read_metrics
+from modules.forecast.cyclenet import CycleNet
+
+Penstock = Callable[..., tuple[int, str, str]]
+DEBUG = ("--preset", "debug")
+
+
+def evaluation(run: Run) -> dict:
+    return json.loads((run.path / "evaluation.json").read_text())
+
+
+def test_from_series_to_a_report_and_again(penstock: Penstock, runs: Path) -> None:
+    code, _, err = penstock(
+        "report", "forecast", *DEBUG, "--name", "one", "--seed", "5", "--evaluate.leak_test", "true"
+    )
+    assert code == 0, err
+    run = Run(runs / "one")
+    assert run.state() == DONE
+    found = evaluation(run)
+    assert found["leak_test"]["passed"]
+    assert set(found["models"]) == {
+        "last_value", "seasonal_naive", "window_mean", "ridge", "cycle_ridge", "cyclenet", "ensemble",
+    }  # fmt: skip
+    assert found["windows"]["test"] == found["windows"]["of"]
+    assert found["models"][found["floor"]]["skill"]["verdict"] == "the floor"
+    # What is stored is what was scored, and what is exported, in the units of the data.
+    stored = read_backtest(run)
+    mse = np.nanmean((stored.test.forecast - stored.test.truth) ** 2)
+    assert found["models"][found["chosen"]]["mse"] == pytest.approx(mse, rel=1e-4)
+    table = pd.read_parquet(run.exports / "backtest.parquet")
+    bench = workbench(run)
+    series = table[(table.id == bench.store.ids[0]) & (table.step == 1)]
+    values = bench.store.read(0, "targets", int(stored.test.origins[0]), int(bench.store.lengths[0]))[:, 0]
+    np.testing.assert_allclose(series.truth, values[: len(series)], rtol=1e-5, equal_nan=True)
+
+    forecast = pd.read_csv(run.exports / "forecast.csv", parse_dates=["time"])
+    assert len(forecast) == 4 * 12
+    quantiles = forecast[[name for name in forecast if name.startswith("q")]].to_numpy()
+    assert (np.diff(quantiles, axis=1) >= 0).all()
+    first = forecast[forecast.id == bench.store.ids[0]]
+    assert (first.time.diff().dropna() == pd.Timedelta("1h")).all()
+    anomalies = pd.read_parquet(run.exports / "anomalies.parquet")
+    assert anomalies.p_value.between(0, 1).all()
+    page = (run.path / "report.html").read_text()
+    assert "Leak test passed" in page
+    assert "How the data was read" in page
+    assert isinstance(load_model(run.model("cyclenet")).network, CycleNet)
+
+    # The same again: the preparation is found, and everything comes out with the same bits.
+    code, out, err = penstock("export", "forecast", *DEBUG, "--name", "two", "--seed", "5")
+    assert code == 0, err
+    assert "Found prepared" in out
+    twin = Run(runs / "two")
+    for name in ("ridge", "cyclenet"):
+        ours, theirs = (one.model(name) / "model.safetensors" for one in (run, twin))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert (run.exports / "forecast.csv").read_bytes() == (twin.exports / "forecast.csv").read_bytes()
+
+
+def test_a_table_is_forecast_from_its_end(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    """A series that repeats itself exactly is forecast exactly, at the right stamps, in its own units."""
+    steps = np.arange(24 * 40)
+    season = 100 + 10 * np.sin(2 * np.pi * steps / 24)
+    stamps = pd.date_range("2024-03-01", periods=len(steps), freq="h")
+    pd.DataFrame({"when": stamps, "load": season}).to_csv(tmp_path / "load.csv", index=False)
+    code, out, err = penstock(
+        "export", "forecast", "--preset", "debug", "--data", str(tmp_path / "load.csv"), "--name", "load",
+        "--cyclenet", "null", "--horizon", "24", "--choose.look_back", "null", "--target", "load",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "season 24" in out
+    forecast = pd.read_csv(Run(runs / "load").exports / "forecast.csv", parse_dates=["time"])
+    assert forecast.time[0] == stamps[-1] + pd.Timedelta("1h")
+    expected = 100 + 10 * np.sin(2 * np.pi * np.arange(len(steps), len(steps) + 24) / 24)
+    np.testing.assert_allclose(forecast.forecast, expected, atol=0.05)
+
+
+def test_folds_with_refit_hold_every_origin_once(penstock: Penstock, runs: Path) -> None:
+    settings = ("--evaluate.folds", "3", "--evaluate.refit", "true", "--cyclenet.trainer.steps", "4")
+    code, _, err = penstock("evaluate", "forecast", *DEBUG, "--name", "folds", *settings)
+    assert code == 0, err
+    run = Run(runs / "folds")
+    stored, bench = read_backtest(run), workbench(run)
+    assert len(stored.test) == len(bench.rows("test")) + sum(len(workbench(run, k).rows("test")) for k in (1, 2))
+    pairs = set(zip(stored.test.items.tolist(), stored.test.origins.tolist(), strict=True))
+    assert len(pairs) == len(stored.test)
+    for fold in (1, 2):
+        assert (run.model(f"cyclenet-fold{fold}") / "model.safetensors").is_file()
+        later, earlier = workbench(run, fold), workbench(run, fold - 1)
+        # A later fold is fitted on more rows, none of which lies beyond its own first origin.
+        assert (later.split.train_ends >= earlier.split.train_ends).all()
+        assert (later.split.validation_ends <= later.split.test.first).all()
+        assert (later.split.test.first == earlier.split.test.stop).all()
+
+
+def test_seeds_are_an_axis(penstock: Penstock, runs: Path) -> None:
+    code, _, err = penstock("evaluate", "forecast", *DEBUG, "--name", "seeds", "--seeds", "2")
+    assert code == 0, err
+    run = Run(runs / "seeds")
+    found = evaluation(run)
+    scores = [found["models"][name]["mse"] for name in ("cyclenet", "cyclenet-1")]
+    assert scores[0] != scores[1]
+    assert found["seeds"]["cyclenet"]["mse_mean"] == pytest.approx(np.mean(scores))
+    assert found["seeds"]["cyclenet"]["mse_sd"] == pytest.approx(np.std(scores, ddof=1))
+    assert {row.stage for row in read_metrics(run.metrics_file)} == {"cyclenet", "cyclenet-1"}
+
+
+def test_a_network_alone_can_be_trained_and_a_missing_one_says_so(penstock: Penstock, runs: Path) -> None:
+    code, _, err = penstock("train", "forecast.cyclenet", *DEBUG, "--name", "alone")
+    assert code == 0, err
+    code, _, err = penstock("train", "forecast.patchtst", "--run", "alone")
+    assert code == 2
+    assert "leaves out train_patchtst" in err
+    assert "Traceback" not in err
+
+
+def test_known_covariates_that_end_too_early_move_the_forecast(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    steps = np.arange(24 * 30)
+    price = np.random.default_rng(0).normal(size=len(steps))
+    frame = pd.DataFrame(
+        {"time": pd.date_range("2024-01-01", periods=len(steps), freq="h"), "y": price, "price": price}
+    )
+    frame["y"] = np.sin(steps / 4) + np.random.default_rng(1).normal(size=len(steps))
+    frame.to_csv(tmp_path / "prices.csv", index=False)
+    words = ("--data", str(tmp_path / "prices.csv"), "--target", "y", "--known-future", "price", "--cyclenet", "null")
+    code, out, err = penstock("sample", "forecast", *DEBUG, "--name", "early", *words)
+    assert code == 0, err
+    assert "known for fewer than 12 steps ahead" in out
+    frame.loc[len(frame) - 12 :, "y"] = np.nan  # the coming values of the price are given now
+    frame.to_csv(tmp_path / "prices.csv", index=False)
+    code, out, err = penstock("sample", "forecast", *DEBUG, "--name", "enough", *words)
+    assert code == 0, err
+    assert "known for fewer" not in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": ["1", "2", "high"] * 100}, "high"),
+        ({"y": [None] * 300}, "y"),
+        ({"time": ["2024-01-01"] * 300}, "stamp"),
+    ],
+    ids=["text", "nothing measured", "one stamp"],
+)
+def test_a_table_that_cannot_be_read_is_one_message(
+    penstock: Penstock, runs: Path, tmp_path: Path, change: dict[str, list], message: str
+) -> None:
+    table = {"time": pd.date_range("2024-01-01", periods=300, freq="h").astype(str), "y": np.arange(300.0)} | change
+    pd.DataFrame(table).to_csv(tmp_path / "bad.csv", index=False)
+    code, _, err = penstock("prepare", "forecast", *DEBUG, "--data", str(tmp_path / "bad.csv"), "--target", "y")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(runs.glob("forecast-*"))
+
+
+def test_a_horizon_longer_than_the_series_is_refused(penstock: Penstock) -> None:
+    code, _, err = penstock("prepare", "forecast", *DEBUG, "--horizon", "100000", "--name", "long")
+    assert code == 0, err
+    code, _, err = penstock("train", "forecast.cyclenet", "--run", "long")
+    assert code == 2
+    assert "shorter --horizon" in err
