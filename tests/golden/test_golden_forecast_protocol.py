@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from data.batch import WindowBatch
-from data.forecast import ColumnsConfig, calendar_features, prepare, stamps
+from data.forecast import ColumnsConfig, prepare
+from data.forecast.calendar import calendar_features, stamps
 from data.forecast.scaling import Scaler
 from data.forecast.series_store import SeriesStore
 from data.forecast.time_split import TimeSplit, TimeSplitConfig, WindowIndex, spans
