@@ -17,6 +17,8 @@ OPTIONAL = {
     "gemmi": ("structure files", "pip install 'penstock[protein]'"),
     "mdtraj": ("secondary structure", "pip install 'penstock[protein]'"),
     "tmtools": ("TM-scores", "pip install 'penstock[protein]'"),
+    "pandas": ("tables of time series", "pip install 'penstock[forecast]'"),
+    "pyarrow": ("Parquet tables", "pip install 'penstock[forecast]'"),
 }
 """Package → what it is for, and how to get it."""
 NEEDED = ("lightning", "metaflow", "wandb", "h5py", "trimesh", "igl", "manifold3d")

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from benchmarks.forecast_baseline import ITransformer
 from flows.models import load_model
 from flows.run import DONE, Run
 from flows.steps.forecast_results import read_backtest
@@ -174,3 +176,39 @@ def test_a_horizon_longer_than_the_series_is_refused(penstock: Penstock) -> None
     code, _, err = penstock("train", "forecast.cyclenet", "--run", "long")
     assert code == 2
     assert "shorter --horizon" in err
+
+
+def test_weights_of_the_library_become_a_run_on_the_users_data(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = ITransformer(24, 12, layers=1, width=16, heads=2, hidden=16, dropout=0.0).eval()
+    folder = tmp_path / (
+        "long_term_forecast_mine_24_12_iTransformer_custom_ftM_sl24_ll12_pl12_dm16_nh2_el1_dl1_df16_fc1_ebtimeF_dtTrue_0"
+    )
+    folder.mkdir()
+    torch.save(theirs.state_dict(), folder / "checkpoint.pth")
+    stamps = pd.date_range("2024-01-01", periods=400, freq="h")
+    values = np.random.default_rng(0).normal(size=(400, 2)).cumsum(axis=0)
+    table = pd.DataFrame({"date": stamps, "a": values[:, 0], "b": values[:, 1]})
+    table.to_csv(tmp_path / "own.csv", index=False)
+    words = ("import", "--from", "tslib", str(folder), "--name", "taken", "--domain", "forecast")
+    code, _, err = penstock(*words, "--data", str(tmp_path / "own.csv"))
+    assert code == 0, err
+    code, _, err = penstock("evaluate", "taken")
+    assert code == 0, err
+    run = Run(runs / "taken")
+    bench = workbench(run)
+    rows = bench.rows("test")
+    [batch] = bench.batches(rows)
+    with torch.no_grad():
+        expected = theirs(batch.past, batch.calendar[:, :24]).numpy()
+    mse = evaluation(run)["models"]["itransformer"]["mse"]
+    assert mse == pytest.approx(float(((expected - bench.truth(rows)) ** 2).mean()), rel=1e-4)
+
+    table[["date", "a"]].to_csv(tmp_path / "other.csv", index=False)
+    code, _, err = penstock(
+        *words[:4], "--name", "misfit", "--domain", "forecast", "--data", str(tmp_path / "other.csv")
+    )
+    assert code == 0, err
+    code, _, err = penstock("evaluate", "misfit")
+    assert code == 2
+    assert "made for targets 2" in err
