@@ -64,6 +64,8 @@ class IntervalsSection:
 
     levels: tuple[float, ...] = (0.8, 0.9)
     """Nominal coverages."""
+    method: Literal["conformal", "head"] = "conformal"
+    """`head`: the quantiles that a network with such a head gives itself; models without one stay conformal."""
     window: int = 1000
     """Earlier forecasts whose errors decide the width: the last ones whose truth is known."""
 

@@ -5,7 +5,7 @@ observed covariate + autocorrelated noise; some change their regime, some are in
 function of (configuration, k) alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,12 +101,6 @@ def generate(config: SyntheticForecastConfig, index: int) -> dict[str, Any]:
         "static": np.eye(len(CATEGORIES))[category],
         "start": np.int64(0) if _integer(config.step) else _start(config),
     }
-
-
-def synthetic_series(config: SyntheticForecastConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, arrays) of every series, in order."""
-    for index, item_id in enumerate(synthetic_ids(config)):
-        yield item_id, generate(config, index)
 
 
 def _integer(step: str) -> bool:

@@ -47,17 +47,16 @@ class Forecasts:
     rows: Rows
     truth: np.ndarray
     points: dict[str, np.ndarray]
-    raw: dict[str, np.ndarray]
-    """Whole answers of the models that forecast distributions, as they were given."""
+    quantiles: dict[str, np.ndarray]
+    """Of the models that forecast distributions [row, horizon, target, level]."""
 
 
 def evaluate(run: Run) -> None:
     """Write evaluation.json and backtest.npz."""
     config: ForecastConfig = run.config
     bench = workbench(run)
-    validation = _forecasts(
-        candidates(run, bench), bench, bench.rows("validation", config.evaluate.windows), "validation"
-    )
+    models, rows = candidates(run, bench), bench.rows("validation", config.evaluate.windows)
+    validation = _forecasts(models, bench, rows, "validation", config.intervals.quantiles)
     test = _test_forecasts(run, bench)
     ensemble = _with_ensemble(config, validation, test)
     result: dict[str, Any] = {
@@ -76,6 +75,7 @@ def evaluate(run: Run) -> None:
     result["leak_test"] = check_leaks(run, bench, str(result["chosen"])) if config.evaluate.leak_test else None
     stored = _intervals(config, bench, validation, test, str(result["chosen"]))
     result["intervals"] = _coverage(config, stored)
+    result["heads"] = _own_coverage(config, test)
     result["crps"] = quantile_scores(stored.quantiles, stored.levels, stored.test.truth).crps
     write_backtest(run, stored)
     write_json(run.path / "evaluation.json", plain(result))
@@ -92,7 +92,8 @@ def known_errors(run: Run, bench: Workbench, name: str) -> Backtest:
         only = ensemble.names if name == ENSEMBLE else (name,)
         models = {key: model for key, model in candidates(run, bench).items() if key in only}
         rows = bench.rows("validation", run.config.evaluate.windows)
-        found = (_forecasts(models, bench, rows, "validation"), _test_forecasts(run, bench, only))
+        levels = run.config.intervals.quantiles
+        found = (_forecasts(models, bench, rows, "validation", levels), _test_forecasts(run, bench, only))
         if name == ENSEMBLE:
             for part in found:
                 part.points[ENSEMBLE] = ensemble.apply(part.points)
@@ -113,16 +114,18 @@ def before(history: Backtest, rows: Rows) -> Backtest:
     )
 
 
-def _forecasts(models: Mapping[str, Candidate], bench: Workbench, rows: Rows, what: str) -> Forecasts:
+def _forecasts(
+    models: Mapping[str, Candidate], bench: Workbench, rows: Rows, what: str, levels: tuple[float, ...]
+) -> Forecasts:
     progress = Progress(f"backtest {what}", len(models), "models")
-    points, raw = {}, {}
+    points, quantiles = {}, {}
     for place, (name, model) in enumerate(models.items(), start=1):
         answer = model.raw(bench, rows)
         points[name] = model.middle(answer)
         if model.head.kind != "point":
-            raw[name] = answer
+            quantiles[name] = model.own_quantiles(answer, levels)
         progress.update(place)
-    return Forecasts(rows, bench.truth(rows), points, raw)
+    return Forecasts(rows, bench.truth(rows), points, quantiles)
 
 
 def _test_forecasts(run: Run, bench: Workbench, only: Collection[str] | None = None) -> Forecasts:
@@ -133,7 +136,7 @@ def _test_forecasts(run: Run, bench: Workbench, only: Collection[str] | None = N
         own = bench if config.evaluate.folds == 1 else workbench(run, fold)
         most = -(-config.evaluate.windows // config.evaluate.folds)
         models = {name: model for name, model in candidates(run, own, fold).items() if only is None or name in only}
-        found = _forecasts(models, own, own.rows("test", most), f"fold {fold + 1}")
+        found = _forecasts(models, own, own.rows("test", most), f"fold {fold + 1}", config.intervals.quantiles)
         parts.append(found if own is bench else _rescaled(found, own, bench))
     return parts[0] if len(parts) == 1 else _together(parts)
 
@@ -145,8 +148,10 @@ def _rescaled(found: Forecasts, own: Workbench, bench: Workbench) -> Forecasts:
     def moved(values: np.ndarray) -> np.ndarray:
         return bench.scaler.apply("targets", items, own.scaler.undo(items, values)).astype(np.float32)
 
-    points = {name: moved(values) for name, values in found.points.items()}
-    return Forecasts(found.rows, moved(found.truth), points, {})
+    points, quantiles = (
+        {name: moved(values) for name, values in part.items()} for part in (found.points, found.quantiles)
+    )
+    return Forecasts(found.rows, moved(found.truth), points, quantiles)
 
 
 def _together(parts: list[Forecasts]) -> Forecasts:
@@ -157,7 +162,12 @@ def _together(parts: list[Forecasts]) -> Forecasts:
     # A network trained with several seeds has its other seeds in the first fold alone, unless nothing is refitted.
     names = [name for name in parts[0].points if all(name in part.points for part in parts)]
     points = {name: np.concatenate([part.points[name] for part in parts])[order] for name in names}
-    return Forecasts(rows, np.concatenate([part.truth for part in parts])[order], points, {})
+    own = {
+        name: np.concatenate([part.quantiles[name] for part in parts])[order]
+        for name in parts[0].quantiles
+        if name in names
+    }
+    return Forecasts(rows, np.concatenate([part.truth for part in parts])[order], points, own)
 
 
 def _with_ensemble(config: ForecastConfig, validation: Forecasts, test: Forecasts) -> Ensemble:
@@ -271,6 +281,8 @@ def _intervals(
     history = bench.backtest(validation.rows, validation.points[name], validation.truth)
     tested = bench.backtest(test.rows, test.points[name], test.truth)
     levels = config.intervals.quantiles
+    if config.intervals.method == "head" and name in test.quantiles:
+        return StoredBacktest(name, history, tested, test.quantiles[name], levels)
     found = TrailingConformal(window=config.intervals.window).intervals(history, tested, levels)
     print(f"intervals of {name}: {len(tested)} windows in {time.process_time() - began:.1f} CPU s", flush=True)
     return StoredBacktest(name, history, tested, found.quantiles.astype(np.float32), levels)
@@ -298,6 +310,18 @@ def _coverage(config: ForecastConfig, stored: StoredBacktest) -> dict[str, Any]:
                 "width": scored.widths.by_horizon.tolist(),
             },
         }
+    return found
+
+
+def _own_coverage(config: ForecastConfig, test: Forecasts) -> dict[str, Any]:
+    """What the quantiles of networks with such heads are worth, before any calibration."""
+    levels, found = config.intervals.quantiles, dict[str, Any]()
+    for name, quantiles in test.quantiles.items():
+        found[name] = {"crps": quantile_scores(quantiles, levels, test.truth).crps}
+        for nominal in config.intervals.levels:
+            low, high = (quantiles[..., levels.index(round(0.5 + sign * nominal / 2, 6))] for sign in (-1, 1))
+            scored = interval_scores(low, high, test.truth, nominal)
+            found[name][f"{nominal:g}"] = {"coverage": scored.coverage, "width": scored.width}
     return found
 
 

@@ -17,7 +17,7 @@ from flows.progress import shown
 from flows.report import Figure, Figures, Headline, Section, Table, report_of_run, write_report
 from flows.run import Run, write_json
 from flows.steps.forecast_results import read_evaluation
-from modules.forecast.film_metrics import film_floors, frame_errors, structural_similarity
+from modules.forecast.film_metrics import film_floors, film_scores
 
 STAGE = "predformer"
 BATCH = 16
@@ -63,11 +63,9 @@ def evaluate(run: Run) -> None:
         with torch.inference_mode():
             said = {STAGE: network(batch.past), **film_floors(batch.past, batch.future.shape[1])}
         for name, predicted in said.items():
-            scores = {key: value.mean(dim=1) for key, value in frame_errors(predicted, batch.future).items()}
-            scores["ssim"] = structural_similarity(predicted, batch.future).mean(dim=1)
-            for key, value in scores.items():
+            for key, value in film_scores(predicted, batch.future).items():
                 sums.setdefault(name, {}).setdefault(key, 0.0)
-                sums[name][key] += float(value.sum()) / len(items)
+                sums[name][key] += value * len(batch) / len(items)
     floor = min((name for name in sums if name != STAGE), key=lambda name: sums[name]["mse"])
     result: dict[str, Any] = {"task": run.config.task, "films": len(items), "models": sums, "floor": floor}
     result["skill"] = 1 - sums[STAGE]["mse"] / sums[floor]["mse"]

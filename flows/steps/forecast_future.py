@@ -62,13 +62,17 @@ def sample(run: Run) -> None:
     bench = workbench(run)
     rows, earlier = future_rows(bench)
     _say_earlier(bench, earlier)
-    point = _points(run, bench, rows, name, evaluation)
+    known = candidates(run, bench)
+    point = _points(run, bench, rows, name, evaluation, known)
     history = before(known_errors(run, bench, name), rows)
     unknown = np.full(point.shape, np.nan, np.float32)
     levels = config.intervals.quantiles
     conformal = TrailingConformal(window=config.intervals.window)
     found = conformal.forecast(history, bench.backtest(rows, point, unknown), levels)
-    quantiles = bench.scaler.undo(rows.items, found.quantiles)
+    scaled = found.quantiles
+    if config.intervals.method == "head" and name in known and known[name].head.kind != "point":
+        scaled = known[name].own_quantiles(known[name].raw(bench, rows), levels)
+    quantiles = bench.scaler.undo(rows.items, scaled)
     np.savez_compressed(
         run.samples / FUTURE, items=rows.items, origins=rows.origins, quantiles=quantiles, levels=np.array(levels)
     )
@@ -93,9 +97,10 @@ def read_future(run: Run) -> Future:
     )
 
 
-def _points(run: Run, bench: Workbench, rows: Rows, name: str, evaluation: dict[str, Any]) -> np.ndarray:
+def _points(
+    run: Run, bench: Workbench, rows: Rows, name: str, evaluation: dict[str, Any], known: dict[str, Candidate]
+) -> np.ndarray:
     """Point forecasts in the units of the run's scaler."""
-    known = candidates(run, bench)
     if name == ENSEMBLE:
         ensemble = stored_ensemble(evaluation, bench.shape.horizon)
         return ensemble.apply({member: _member(run, bench, rows, member, known) for member in ensemble.names})

@@ -44,6 +44,12 @@ class Candidate:
         """Its point forecasts [row, horizon, target], scaled."""
         return self.middle(self.raw(bench, rows))
 
+    def own_quantiles(self, raw: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+        """Quantiles [row, horizon, target, level] within whole answers of a model that forecasts distributions."""
+        import torch
+
+        return self.head.quantiles(torch.from_numpy(raw), levels).numpy()
+
     def middle(self, raw: np.ndarray) -> np.ndarray:
         """The point forecasts within whole answers."""
         if self.head.kind == "point":

@@ -145,6 +145,11 @@ def _intervals(evaluation: Mapping[str, Any]) -> list[Section]:
         "conformal), beside plain split conformal intervals from the validation part. Lower widths and scores are "
         "better."
     )
+    own = [
+        (_words(name), found["crps"], *(_percent(found[level]["coverage"]) for level in evaluation["intervals"]))
+        for name, found in evaluation["heads"].items()
+    ]
+    heads = ("network", "CRPS", *(f"coverage of its {float(level):.0%}" for level in evaluation["intervals"]))
     coverage, width = (
         {
             f"{float(level):.0%}": _numbers(scored["per_horizon"][key])
@@ -156,7 +161,11 @@ def _intervals(evaluation: Mapping[str, Any]) -> list[Section]:
         Figure(image=horizon_chart(coverage), caption="Coverage over the steps ahead", alt="coverage by step"),
         Figure(image=horizon_chart(width), caption="Width over the steps ahead, scaled", alt="width by step"),
     ]
-    return [Table(title="Intervals", columns=columns, rows=rows, note=note), Figures(title="By step", figures=figures)]
+    found: list[Section] = [Table(title="Intervals", columns=columns, rows=rows, note=note)]
+    if own:
+        words = "Before any calibration; intervals.method head takes them as they are."
+        found.append(Table(title="Quantiles of the networks' own heads", columns=heads, rows=own, note=words))
+    return [*found, Figures(title="By step", figures=figures)]
 
 
 def _seeds(evaluation: Mapping[str, Any]) -> list[Section]:

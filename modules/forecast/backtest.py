@@ -1,4 +1,4 @@
-"""Rolling backtests: which windows, which data may be fitted on, and the forecasts of all of them.
+"""Backtests: the forecasts of many windows, and what came of them.
 
 Positions are numbers of steps on a series' own grid. A forecast made at origin t sees the steps before t, and its first
 target is step t itself; the target of step h (from 0) is t + h.
@@ -61,65 +61,6 @@ class Backtest:
         starts = np.flatnonzero(np.diff(self.items, prepend=-1)) if len(self) else np.zeros(0, int)
         edges = pairwise([*starts.tolist(), len(self)])
         return [(int(self.items[start]), slice(start, stop)) for start, stop in edges]
-
-
-def rolling_origins(first: int, stop: int, stride: int = 1, limit: int | None = None) -> Int[np.ndarray, " origin"]:
-    """Origins first, first + stride, ... below `stop`; of more than `limit` the newest.
-
-    `stop` is the number of steps less the horizon plus one, so that the last window's targets all exist.
-    """
-    if stride < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"origins: stride and limit must be at least 1, got {stride} and {limit}.")
-    origins = np.arange(first, max(stop, first), stride)
-    return origins if limit is None else origins[-limit:]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """One fit and the origins that it forecasts: it may see nothing from its first origin on."""
-
-    train_end: int
-    """Scaler and weights are fitted on the steps before this one."""
-    validation_end: int
-    """What is chosen (epoch, season, look-back) is chosen on the steps from `train_end` up to here."""
-    first_origin: int
-    stop_origin: int
-    """One after its last origin."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.train_end <= self.validation_end <= self.first_origin < self.stop_origin:
-            raise ConfigError(
-                "fold: expected 0 < train_end <= validation_end <= first_origin < stop_origin, got "
-                f"{self.train_end}, {self.validation_end}, {self.first_origin}, {self.stop_origin}."
-            )
-
-    def origins(self, stride: int = 1, limit: int | None = None) -> Int[np.ndarray, " origin"]:
-        """Its rolling origins."""
-        return rolling_origins(self.first_origin, self.stop_origin, stride, limit)
-
-
-def folds(*, train_end: int, validation_end: int, stop_origin: int, refit_every: int | None = None) -> list[Fold]:
-    """One fold over all origins from `validation_end` on, or one for every `refit_every` of them.
-
-    A refit moves both ends along by as much as the origins moved: training data grows, validation keeps its length.
-    Together the folds hold every origin once.
-    """
-    length = stop_origin - validation_end
-    step = length if refit_every is None else refit_every
-    if step < 1:
-        raise ConfigError(
-            f"folds: expected origins after the validation's end and refit_every of at least 1; got {length} origins "
-            f"and refit_every {refit_every}."
-        )
-    return [
-        Fold(
-            train_end=train_end + moved,
-            validation_end=validation_end + moved,
-            first_origin=validation_end + moved,
-            stop_origin=min(validation_end + moved + step, stop_origin),
-        )
-        for moved in range(0, length, step)
-    ]
 
 
 def forecast_all(

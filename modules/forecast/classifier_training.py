@@ -26,15 +26,9 @@ class ClassifierTraining(LightningModule):
         return loss
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        self._log("val", batch)
-
-    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        self._log("test", batch)
-
-    def _log(self, part: str, batch: SequenceBatch) -> None:
         logits = self._logits(batch)
-        means = {"loss": F.cross_entropy(logits, batch.labels), "accuracy": accuracy(logits, batch)}
-        self.log_dict({f"{part}/{name}": value for name, value in means.items()}, batch_size=len(batch), sync_dist=True)
+        means = {"val/loss": F.cross_entropy(logits, batch.labels), "val/accuracy": accuracy(logits, batch)}
+        self.log_dict(means, batch_size=len(batch), sync_dist=True)
 
     def _logits(self, batch: SequenceBatch) -> Tensor:
         if bool((batch.labels < 0).any()):

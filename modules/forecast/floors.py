@@ -1,7 +1,5 @@
 """Forecasts that need no training: what every model has to beat."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,30 +9,6 @@ from data.errors import ConfigError
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.normalisation import window_statistics
-
-
-@dataclass(frozen=True, kw_only=True)
-class LastValueConfig:
-    """The newest measured value, for ever."""
-
-    def build(self, shape: WindowShape, head: Head) -> "LastValue":
-        return LastValue(shape, head)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeasonalNaiveConfig:
-    """The last season, again and again."""
-
-    def build(self, shape: WindowShape, head: Head) -> "SeasonalNaive":
-        return SeasonalNaive(shape, head)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowMeanConfig:
-    """The mean of the look-back, for ever."""
-
-    def build(self, shape: WindowShape, head: Head) -> "WindowMean":
-        return WindowMean(shape, head)
 
 
 class Floor(Forecaster):

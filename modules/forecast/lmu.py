@@ -42,18 +42,6 @@ def legendre_system(order: int, theta: float) -> tuple[Float[Tensor, "order orde
     return discrete[:order, :order], discrete[:order, order]
 
 
-def legendre_readout(order: int, shares: Float[Tensor, " point"]) -> Float[Tensor, "point order"]:
-    """Rows that read the signal out of a memory as it was `shares` of theta ago (0 to 1): shifted Legendre polynomials.
-
-    Equation 3 of Voelker et al. 2019, by the three-term recurrence.
-    """
-    x = 2 * shares - 1
-    rows = [torch.ones_like(x), x]
-    for n in range(1, order - 1):
-        rows.append(((2 * n + 1) * x * rows[n] - n * rows[n - 1]) / (n + 1))
-    return torch.stack(rows[:order], dim=-1)
-
-
 class LegendreMemory(nn.Module):
     """The memories of signals, without weights: all steps at once, or one after another."""
 

@@ -140,10 +140,6 @@ class QuantileScores:
         2007), each level standing for those that lie nearest to it. Too small where the levels leave out the tails."""
         return float(2 * self._weights @ self.pinball)
 
-    @property
-    def crps_by_horizon(self) -> Float[np.ndarray, " horizon"]:
-        return 2 * self._weights @ np.stack([loss.by_horizon for loss in self.losses])
-
     @cached_property
     def _weights(self) -> np.ndarray:
         middles = np.add(self.levels[1:], self.levels[:-1]) / 2

@@ -29,12 +29,6 @@ class WindowStatistics:
             values = values / self.scale
         return values if mask is None else values.masked_fill(~mask, 0.0)
 
-    def restore(self, values: Float[Tensor, "batch step column"]) -> Float[Tensor, "batch step column"]:
-        """Back from the window's units."""
-        if self.scale is not None:
-            values = values * self.scale
-        return values + self.centre
-
 
 def window_statistics(
     values: Float[Tensor, "batch step column"],

@@ -186,6 +186,7 @@ def test_weights_of_the_library_become_a_run_on_the_users_data(penstock: Penstoc
     )
     folder.mkdir()
     torch.save(theirs.state_dict(), folder / "checkpoint.pth")
+    (folder / "args.json").write_text(json.dumps({"enc_in": 2}))
     stamps = pd.date_range("2024-01-01", periods=400, freq="h")
     values = np.random.default_rng(0).normal(size=(400, 2)).cumsum(axis=0)
     table = pd.DataFrame({"date": stamps, "a": values[:, 0], "b": values[:, 1]})
@@ -205,9 +206,8 @@ def test_weights_of_the_library_become_a_run_on_the_users_data(penstock: Penstoc
     assert mse == pytest.approx(float(((expected - bench.truth(rows)) ** 2).mean()), rel=1e-4)
 
     table[["date", "a"]].to_csv(tmp_path / "other.csv", index=False)
-    code, _, err = penstock(
-        *words[:4], "--name", "misfit", "--domain", "forecast", "--data", str(tmp_path / "other.csv")
-    )
+    other = ("--name", "misfit", "--domain", "forecast", "--data", str(tmp_path / "other.csv"))
+    code, _, err = penstock(*words[:4], *other)
     assert code == 0, err
     code, _, err = penstock("evaluate", "misfit")
     assert code == 2

@@ -20,7 +20,7 @@ from data.forecast.scaling import Scaler
 from data.forecast.series_store import SeriesStore
 from data.forecast.time_split import TimeSplit, TimeSplitConfig, WindowIndex, spans
 from data.forecast.windows import Windows
-from modules.forecast.floors import LastValueConfig, SeasonalNaiveConfig, WindowMeanConfig
+from modules.forecast.floors import LastValue, SeasonalNaive, WindowMean
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.ridge import Ridge, RidgeConfig, choose_ridge, choose_ridge_on_series
@@ -179,8 +179,8 @@ def test_windows_and_naive_forecasts(name: str, size: str, anchors: dict[str, An
         if of.startswith("zero"):
             of_window = np.stack([np.square(truth).mean(axis=(1, 2)), np.abs(truth).mean(axis=(1, 2))], axis=1)
         else:
-            configs = {"last_value": LastValueConfig(), "window_mean": WindowMeanConfig()}
-            model = configs.get(of, SeasonalNaiveConfig()).build(shape, Head())
+            floors = {"last_value": LastValue, "window_mean": WindowMean}
+            model = floors.get(of, SeasonalNaive)(shape, Head())
             of_window = errors(model, iter(batches))
         assert len(of_window) == counts["test"]
         if floor == of:

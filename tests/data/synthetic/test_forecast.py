@@ -13,10 +13,14 @@ from data.synthetic.forecast import (
     generate,
     synthetic_columns,
     synthetic_ids,
-    synthetic_series,
 )
 
 CONFIG = SyntheticForecastConfig()
+
+
+def synthetic_series(config: SyntheticForecastConfig) -> list[tuple[str, dict]]:
+    """(id, arrays) of every series, in order."""
+    return [(item_id, generate(config, k)) for k, item_id in enumerate(synthetic_ids(config))]
 
 
 def left_over(target: np.ndarray, *inputs: np.ndarray) -> float:

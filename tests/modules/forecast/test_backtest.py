@@ -1,4 +1,4 @@
-"""Origins, folds, and forecasts of every window."""
+"""Forecasts of every window."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import WindowBatch
-from data.errors import ConfigError, PenstockError
-from modules.forecast.backtest import Backtest, Fold, folds, forecast_all, rolling_origins
+from data.errors import PenstockError
+from modules.forecast.backtest import Backtest, forecast_all
 
 HORIZON = 4
 
@@ -76,32 +76,6 @@ def test_a_model_that_loses_windows_is_refused() -> None:
         )
     with pytest.raises(PenstockError, match="expected windows"):
         forecast_all(Mean(), cutter(values), items[:0], origins[:0])
-
-
-def test_rolling_origins() -> None:
-    assert rolling_origins(10, 20, 3).tolist() == [10, 13, 16, 19]
-    assert rolling_origins(10, 20, 3, limit=2).tolist() == [16, 19]
-    assert rolling_origins(10, 10).tolist() == [] == rolling_origins(10, 5).tolist()
-    # ETTh1, 96 to 96 (protocol of the long-horizon benchmark): 2785 test windows.
-    assert len(rolling_origins(11520, 14400 - 96 + 1)) == 2785
-
-
-@pytest.mark.parametrize("refit", [None, 1, 7, 100])
-def test_folds_hold_every_origin_once_and_never_fit_on_what_comes_later(refit: int | None) -> None:
-    found = folds(train_end=50, validation_end=70, stop_origin=101, refit_every=refit)
-    origins = np.concatenate([fold.origins() for fold in found])
-    assert origins.tolist() == list(range(70, 101))
-    for fold in found:
-        assert fold.train_end < fold.validation_end <= fold.first_origin
-        assert fold.validation_end - fold.train_end == 20
-    assert len(found) == (1 if refit in (None, 100) else -(-31 // refit))
-
-
-def test_impossible_folds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="fold"):
-        Fold(train_end=50, validation_end=70, first_origin=60, stop_origin=90)
-    with pytest.raises(ConfigError, match="folds"):
-        folds(train_end=50, validation_end=70, stop_origin=70)
 
 
 def test_backtest_rows_are_in_order() -> None:

@@ -17,12 +17,23 @@ from modules.forecast.lmu import (
     LMUCell,
     LMUConfig,
     LMUForecaster,
-    legendre_readout,
     legendre_system,
 )
 
 SHAPE = WindowShape(look_back=32, horizon=6, targets=3, season=8)
 SMALL = LMUConfig(width=16, layers=2, order=8, signals=2, feed_forward=32, dropout=0.0)
+
+
+def legendre_readout(order: int, shares: Tensor) -> Tensor:
+    """Rows that read the signal out of a memory as it was `shares` of theta ago (0 to 1): shifted Legendre polynomials.
+
+    Equation 3 of Voelker et al. 2019, by the three-term recurrence.
+    """
+    x = 2 * shares - 1
+    rows = [torch.ones_like(x), x]
+    for n in range(1, order - 1):
+        rows.append(((2 * n + 1) * x * rows[n] - n * rows[n - 1]) / (n + 1))
+    return torch.stack(rows[:order], dim=-1)
 
 
 def smooth(steps: int, period: float) -> Tensor:

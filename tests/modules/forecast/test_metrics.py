@@ -93,7 +93,6 @@ def test_crps_of_normal_quantiles_is_the_closed_form() -> None:
     # Gneiting and Raftery 2007, for a standard normal distribution.
     closed = z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi)
     assert scores.crps == pytest.approx(closed.mean(), abs=1e-3)
-    assert scores.crps_by_horizon == pytest.approx([closed.mean()], abs=1e-3)
 
 
 def test_the_median_alone_has_the_absolute_error_as_crps() -> None:
