@@ -13,6 +13,7 @@ STYLE = (
     ".t{fill:none;stroke:#8b959b;stroke-width:1.5}"
     "@media(prefers-color-scheme:dark){text{fill:#a3adb1}}</style>"
 )
+NAME_HEIGHT = 14
 COLOURS = ("#17809f", "#c2611f", "#6b4fa0", "#3b7d3f", "#a8344e", "#7a6a1f")
 
 
@@ -28,6 +29,8 @@ class Plot:
     right: int = RIGHT
     """Room for names at the ends of lines."""
     parts: list[str] = field(default_factory=list)
+    names: list[tuple[float, float, str, str]] = field(default_factory=list)
+    """Of lines: y and x of the end, name, colour."""
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where a point lies, in pixels from the upper left corner."""
@@ -63,9 +66,7 @@ class Plot:
             self.parts.append(f'<polyline {kind} points="{path}"/>')
             end = places[-1]
         if name and end is not None:
-            self.parts.append(
-                f'<text x="{end[0] + 8:.1f}" y="{end[1] + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
-            )
+            self.names.append((end[1], end[0], name, colour))
 
     def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> None:
         """The area between two lines, where both are finite."""
@@ -83,7 +84,16 @@ class Plot:
         self.parts.append(f'<line class="f" x1="{LEFT}" x2="{end}" y1="{place:.1f}" y2="{place:.1f}"/>')
         self.parts.append(f'<text x="{end + 8}" y="{place + 4:.1f}">{escape(name)}</text>')
 
+    def _write_names(self) -> None:
+        """The names of lines at their ends, moved down where they would cover each other."""
+        lowest = -math.inf
+        for y, x, name, colour in sorted(self.names):
+            lowest = max(y, lowest + NAME_HEIGHT)
+            self.parts.append(f'<text x="{x + 8:.1f}" y="{lowest + 4:.1f}" style="fill:{colour}">{escape(name)}</text>')
+        self.names = []
+
     def svg(self) -> str:
+        self._write_names()
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}">'
         return head + STYLE + "".join(self.parts) + "</svg>"
 

@@ -1,6 +1,7 @@
 """Pictures of a forecast report as SVG source."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 
@@ -28,7 +29,10 @@ def fan_chart(
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
     margin = 0.05 * (high - low) or 0.5
     plot = Plot((-back, ahead - 1), (low - margin, high + margin), right=24)
-    plot.grid("", [(-back, stamps[0]), (0, stamps[1]), (ahead - 1, stamps[2])])
+    marks = [(-back, stamps[0]), (0, stamps[1])]
+    if ahead > 0.4 * back:  # else the last two would cover each other
+        marks.append((ahead - 1, stamps[2]))
+    plot.grid("", marks)
     steps = list(range(ahead))
     for k in range(len(levels) // 2):
         plot.band(steps, quantiles[:, k].tolist(), quantiles[:, -1 - k].tolist(), COLOURS[0])
@@ -79,7 +83,7 @@ def skill_chart(rows: Sequence[tuple[str, float, float, float]]) -> str:
         plot.parts.append(f'<line class="l" stroke="{colour}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         plot.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>')
         side, place = ("end", a - 8) if a > LEFT + 0.5 * (width - LEFT) else ("start", b + 8)
-        plot.parts.append(f'<text x="{place:.1f}" y="{y + 4:.1f}" text-anchor="{side}">{name}</text>')
+        plot.parts.append(f'<text x="{place:.1f}" y="{y + 4:.1f}" text-anchor="{side}">{escape(name)}</text>')
     middle, words = (LEFT + width) / 2, "share of the floor's square error that is saved"
     plot.parts.append(f'<text x="{middle}" y="{plot.height - 6}" text-anchor="middle">{words}</text>')
     return plot.svg()

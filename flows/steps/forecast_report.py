@@ -106,7 +106,7 @@ def _scores(evaluation: Mapping[str, Any]) -> Table:
         skill, seconds = model["skill"], evaluation["seconds"].get(name)
         limits = f"{_percent(skill['low'])} to {_percent(skill['high'])}"
         rows.append((
-            _words(name), model["validation_mse"], model["mse"], model["mae"], model["mase"], model["rmse"],
+            _words(name), *(_digits(model[key]) for key in ("validation_mse", "mse", "mae", "mase", "rmse")),
             _percent(skill["value"]), limits, skill["verdict"], None if seconds is None else round(seconds, 1),
         ))  # fmt: skip
     columns = ("model", "validation MSE", "MSE", "MAE", "MASE", "RMSE", "skill", "95 % limits", "verdict", "CPU s")
@@ -229,6 +229,11 @@ def _levels(run: Run) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _digits(value: float | None) -> str:
+    """Four significant digits: the third decides between good models."""
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _percent(share: float | None) -> str:
