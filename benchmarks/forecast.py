@@ -170,7 +170,8 @@ class OurLoop:
 
 def training(side: str, case: Case, folder: Path) -> Any:
     if side == "penstock":
-        return OurLoop(ours(case), *our_windows(folder))
+        network = ours(case)
+        return OurLoop(network, *our_windows(folder, calendar=network.takes_calendar))
     from benchmarks.forecast_baseline import TrainingLoop
 
     return TrainingLoop(transcription(case), their_windows(folder), BATCH, LEARNING_RATE)
@@ -321,7 +322,7 @@ def compare_rolling(folder: Path, rounds: int) -> tuple[float, float]:
     import torch
 
     network = ours(CASES["DLinear"]).eval()
-    windows, index = our_windows(folder)
+    windows, index = our_windows(folder, calendar=network.takes_calendar)
     items, origins = index.locate(np.arange(TEST_WINDOWS))
 
     def forecasts(batch: int) -> tuple[Any, float]:

@@ -168,8 +168,8 @@ INTRODUCTION = """# Forecasting: results
 Made by `python -m benchmarks forecast_results`. Errors are MSE/MAE on data standardised by the training part, over
 **every** test window. Where a network was trained with several seeds: their mean, and after ± the standard deviation of
 the MSE. Everything that a run chooses (epoch, penalty, offset, the model called *chosen*, the ensemble's weights) it
-chooses on the validation part. The published rows are one model for all horizons; so is the one of least mean validation error
-below the models that the runs chose one by one.
+chooses on the validation part. The published rows are one model for all horizons; so is the one of least mean
+validation error, below the models that the runs chose one by one.
 
 What the runs cannot vouch for is what their makers saw: the season of 24 hours, the closed-form model without the mean
 season, and that CycleNet runs all its epochs were settled on after test errors of ETTh1 and ETTh2 had been looked at.

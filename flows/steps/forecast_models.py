@@ -37,7 +37,9 @@ class Candidate:
 
     def raw(self, bench: Workbench, rows: Rows) -> np.ndarray:
         """Its whole answers to the windows [row, horizon, target, output], scaled."""
-        seen = partial(bench.windows.cut, future=False)  # what came later is not even read
+        reads = getattr(self.answer, "takes_calendar", True)
+        windows = bench.windows if reads else bench.windows_without_calendar
+        seen = partial(windows.cut, future=False)  # what came later is not even read
         return forecast_all(self.answer, seen, rows.items, rows.origins, FORECAST_BATCH)
 
     def points(self, bench: Workbench, rows: Rows) -> np.ndarray:

@@ -5,11 +5,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from configs.forecast import ForecastConfig
 from configs.training import TrainerConfig
 from data.forecast.time_split import WindowIndex
+from data.forecast.windows import Windows
 from flows.run import Run, write_json
-from flows.steps.forecast_workbench import workbench
+from flows.steps.forecast_workbench import Workbench, workbench
 from modules.forecast.network import ForecastNetwork
 
 
@@ -44,7 +47,9 @@ def _train(run: Run, name: str, place: str, seed: int, fold: int) -> None:
     bench = workbench(run, fold)
     network = ForecastNetwork(shape=bench.shape, head=section.head, model=section.model)
     settings = in_steps(section.epochs, section.trainer, len(WindowIndex(bench.split.train)))
-    data = WindowDataModule(bench.windows, bench.split, settings.batch_size, config.seed + seed, settings.workers)
+    data = WindowDataModule(
+        _windows(bench, network), bench.split, settings.batch_size, config.seed + seed, settings.workers
+    )
     training = ForecastTrainingConfig(network=network, optimizer=section.optimizer, task=trained_task(config))
     began = time.process_time()
     train(
@@ -52,6 +57,13 @@ def _train(run: Run, name: str, place: str, seed: int, fold: int) -> None:
         seed=config.seed + seed,
     )  # fmt: skip
     add_seconds(run, place, time.process_time() - began)
+
+
+def _windows(bench: Workbench, network: ForecastNetwork) -> Windows:
+    """What this network is trained on: without calendar features where it does not read them."""
+    with torch.device("meta"):
+        reads = network.build().takes_calendar
+    return bench.windows if reads else bench.windows_without_calendar
 
 
 def trained_task(config: ForecastConfig) -> Any:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,11 @@ class Workbench:
     scaler: Scaler
     windows: Windows
     shape: WindowShape
+
+    @cached_property
+    def windows_without_calendar(self) -> Windows:
+        """For models that read no features of the time stamps; cheaper to cut."""
+        return Windows(self.store, self.shape.look_back, self.shape.horizon, self.scaler, calendar=False)
 
     def rows(self, split: str, most: int | None = None) -> Rows:
         """The windows of a split, all of them or, evenly spread over time, at most about `most`."""

@@ -47,6 +47,9 @@ class Forecaster(nn.Module):
     `past`, with or without its mask. Answers are in the units of the window.
     """
 
+    takes_calendar: bool = False
+    """Whether it reads the features of the time stamps; windows for the others are cut without, which costs less."""
+
     def __init__(self, shape: WindowShape, head: Head) -> None:
         super().__init__()
         self.shape = shape

@@ -112,6 +112,7 @@ class ITransformer(Forecaster):
     def __init__(self, config: ITransformerConfig, shape: WindowShape, head: Head) -> None:
         super().__init__(shape, head)
         self.config = config
+        self.takes_calendar = config.calendar
         self.embedding = nn.Linear(shape.look_back, config.width)
         self.covariates = CovariateTokens(shape, config.width) if shape.known or shape.static else None
         self.layers = nn.ModuleList(

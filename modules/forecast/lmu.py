@@ -220,6 +220,7 @@ class LMUForecaster(Forecaster):
 
     def __init__(self, config: LMUConfig, shape: WindowShape, head: Head) -> None:
         super().__init__(shape, head)
+        self.takes_calendar = shape.calendar > 0
         theta = float(shape.look_back) if config.theta is None else config.theta
         self.embedding = nn.Linear(2 + shape.calendar, config.width)
         self.layers = nn.ModuleList(LMULayer(config, theta) for _ in range(config.layers))

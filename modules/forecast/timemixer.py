@@ -142,6 +142,7 @@ class TimeMixer(Forecaster):
     def __init__(self, config: TimeMixerConfig, shape: WindowShape, head: Head) -> None:
         super().__init__(shape, head)
         self.config = config
+        self.takes_calendar = shape.calendar > 0
         lengths = config.lengths(shape.look_back)
         columns = 1 if config.channel_independent else shape.targets
         self.lengths = lengths

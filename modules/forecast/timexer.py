@@ -97,6 +97,7 @@ class TimeXer(Forecaster):
     def __init__(self, config: TimeXerConfig, shape: WindowShape, head: Head) -> None:
         super().__init__(shape, head)
         self.config = config
+        self.takes_calendar = config.calendar
         count = patch_count(shape.look_back, config.patch, config.patch)
         self.embedding = nn.Linear(config.patch, config.width, bias=False)
         # Not part of the weights: they are a formula.

@@ -176,6 +176,8 @@ class OptimizerConfig:
             optimizer = MuonAdamW(groups, self.learning_rate, betas=betas, momentum=self.momentum)
         else:
             plain = [{name: value for name, value in group.items() if name != "muon"} for group in groups]
+            if not self.weight_decay:  # nothing tells the groups apart, and each costs a call
+                plain = [{"params": [p for group in groups for p in group["params"]], "weight_decay": 0.0}]
             if self.kind == "adam":
                 # One kernel for all parameters: the others cost as much as a linear model's forward pass.
                 optimizer = torch.optim.AdamW(plain, self.learning_rate, betas=betas, fused=True)
