@@ -25,7 +25,8 @@ SHAPE = WindowShape(look_back=48, horizon=12, targets=2, calendar=4, season=12)
 CONFIGS = [
     RidgeConfig(), NLinearConfig(), DLinearConfig(), RLinearConfig(), CycleNetConfig(), SparseTSFConfig(),
     PatchTSTConfig(), TSLibPatchTSTConfig(width=16, feed_forward=16), ITransformerConfig(),
-    ITransformerConfig(calendar=False), TimeXerConfig(width=16, feed_forward=16), TimeMixerConfig(), XPatchConfig(), LMUConfig(),
+    ITransformerConfig(calendar=False), TimeXerConfig(width=16, feed_forward=16), TimeMixerConfig(), XPatchConfig(),
+    LMUConfig(),
 ]  # fmt: skip
 
 
