@@ -32,7 +32,7 @@ def test_gaps_are_filled_and_what_was_measured_stays(penstock: Penstock, runs: P
     assert run.state() == DONE
     models = json.loads((run.path / "evaluation.json").read_text())["models"]
     assert models["dlinear"]["mse"] < models["window_mean"]["mse"]
-    table = pd.read_csv(run.exports / "imputed.csv")
+    table = pd.read_parquet(run.exports / "imputed.parquet")
     missing = np.isnan(given)
     np.testing.assert_array_equal(table.filled, missing)
     np.testing.assert_array_equal(table.value[~missing], given[~missing])
