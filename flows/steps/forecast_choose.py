@@ -1,8 +1,9 @@
 """Season, look-back and a first forecast, decided on the validation part with closed-form models alone."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,21 @@ import numpy as np
 from configs.forecast import ForecastConfig
 from configs.load import to_plain
 from data.errors import ConfigError
+from data.export.forecast import write_table
 from data.forecast.calendar import seasons
 from data.forecast.series_store import Series, SeriesStore
 from data.forecast.time_split import spans
 from data.model_folder import write_model
 from flows.run import Run, write_json
 from flows.steps.forecast_ridge import best_trials, compared, fitted_ridge
+from flows.steps.forecast_tables import long_columns
 from flows.steps.forecast_train import add_seconds
-from flows.steps.forecast_workbench import Choice, make_workbench
+from flows.steps.forecast_workbench import Choice, Workbench, future_rows, make_workbench
 from modules.forecast.backtest import forecast_all
 from modules.forecast.floors import SeasonalNaive
 from modules.forecast.heads import Head
 from modules.forecast.network import ForecastNetwork
+from modules.forecast.ridge import Ridge
 
 DEFAULT_HORIZON = 24
 LONGEST_LOOK_BACK = 512
@@ -41,8 +45,8 @@ def choose(run: Run) -> None:
     store = SeriesStore(run.data_file)
     choice, tried = decided(store, config)
     bench = make_workbench(store, config, choice)
-    for name in choice.regressions:
-        ridge = fitted_ridge(config, choice, bench, name)
+    fitted = {name: fitted_ridge(config, choice, bench, name) for name in choice.regressions}
+    for name, ridge in fitted.items():
         network = ForecastNetwork(shape=bench.shape, model=ridge.config)
         described = {"domain": run.domain_name, "stage": name, "network": to_plain(network)}
         write_model(run.model(name), ridge, described, run.provenance() | {"run": run.name, "stage": name})
@@ -50,14 +54,25 @@ def choose(run: Run) -> None:
     write_json(run.path / "choice.json", asdict(replace(choice, table=tried)))
     for item, reason in list(bench.split.refused.items())[:20]:
         print(f"  left out {store.ids[item]}: {reason}", flush=True)
+    _first_forecast(run, bench, fitted)
     seconds = time.process_time() - began
     for name in choice.regressions:
         add_seconds(run, name, seconds)
     print(
         f"season {choice.season}, look-back {choice.look_back}, horizon {choice.horizon} steps (validation); "
-        f"{' and '.join(choice.regressions).replace('_', ' ')} fitted after {seconds:.1f} CPU s",
+        f"first forecast, by {next(iter(fitted)).replace('_', ' ')}, after {seconds:.1f} CPU s: first_forecast.csv",
         flush=True,
     )
+
+
+def _first_forecast(run: Run, bench: Workbench, fitted: Mapping[str, Ridge]) -> None:
+    """What the regression of least validation error says, before anything is trained: first_forecast.csv."""
+    ridge = next(iter(fitted.values()))
+    rows, _ = future_rows(bench)
+    forecast = forecast_all(ridge, partial(bench.windows.cut, future=False), rows.items, rows.origins)[..., 0]
+    columns = long_columns(bench.store, rows.items, rows.origins, bench.shape.horizon)
+    columns["forecast"] = bench.scaler.undo(rows.items, forecast).reshape(-1)
+    write_table(columns, run.path / "first_forecast.csv", zone=bench.store.zone)
 
 
 def decided(store: Series, config: ForecastConfig) -> tuple[Choice, list[dict[str, Any]]]:

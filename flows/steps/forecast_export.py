@@ -6,17 +6,15 @@ import numpy as np
 
 from configs.forecast import ForecastConfig
 from data.export.forecast import quantile_name, write_table
-from data.forecast.calendar import stamps
 from data.forecast.series_store import Series
 from flows.run import Run
 from flows.steps.forecast_future import read_future
 from flows.steps.forecast_results import StoredBacktest, read_backtest, read_evaluation
+from flows.steps.forecast_tables import Columns, long_columns, step_stamps
 from flows.steps.forecast_workbench import Workbench, workbench
 from modules.forecast.anomalies import Findings, find_anomalies, nearest_verdicts
 from modules.forecast.backtest import Backtest
 from modules.forecast.conformal import TrailingConformal
-
-Columns = dict[str, np.ndarray]
 
 
 def export(run: Run) -> None:
@@ -55,38 +53,9 @@ def anomalies(config: ForecastConfig, stored: StoredBacktest) -> Findings:
     return nearest_verdicts(tested, find_anomalies(history, tested, config.evaluate.anomaly_rate, conformal))
 
 
-def step_stamps(store: Series, items: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The stamp of each step of each series: datetime64[ns], or integers where steps are plain numbers."""
-    found: np.ndarray | None = None
-    for item in np.unique(items):
-        where = items == item
-        first, last = int(steps[where].min()), int(steps[where].max()) + 1
-        grid = stamps(int(store.starts[item]), store.step, first, last, store.zone)
-        found = np.empty(len(items), grid.dtype) if found is None else found
-        found[where] = grid[steps[where] - first]
-    assert found is not None
-    return found
-
-
-def _long(store: Series, items: np.ndarray, origins: np.ndarray, horizon: int) -> Columns:
-    """Series, origin, stamp, step ahead and target of every number of [row, horizon, target], in this order."""
-    targets = store.columns["targets"]
-    each = horizon * len(targets)
-    steps = np.tile(np.repeat(np.arange(horizon), len(targets)), len(items))
-    names = np.array(store.ids, dtype=object)[items]
-    series = np.repeat(items, each)
-    return {
-        "id": np.repeat(names, each),
-        "origin": np.repeat(step_stamps(store, items, origins), each),
-        "time": step_stamps(store, series, np.repeat(origins, each) + steps),
-        "step": steps + 1,
-        "target": np.tile(np.array(targets, dtype=object), len(items) * horizon),
-    }
-
-
 def _future(run: Run, store: Series) -> Columns:
     future = read_future(run)
-    columns = _long(store, future.items, future.origins, future.quantiles.shape[1])
+    columns = long_columns(store, future.items, future.origins, future.quantiles.shape[1])
     middle = future.levels.index(0.5)
     columns["forecast"] = future.quantiles[..., middle].reshape(-1)
     for place, level in enumerate(future.levels):
@@ -97,7 +66,7 @@ def _future(run: Run, store: Series) -> Columns:
 def _backtest(bench: Workbench, stored: StoredBacktest) -> Columns:
     """Truth, forecast and quantiles of every test window, in the units of the data."""
     test = stored.test
-    columns = _long(bench.store, test.items, test.origins, test.forecast.shape[1])
+    columns = long_columns(bench.store, test.items, test.origins, test.forecast.shape[1])
 
     def in_data(values: np.ndarray) -> np.ndarray:
         return bench.scaler.undo(test.items, values).astype(np.float32)

@@ -16,7 +16,7 @@ from flows.steps.forecast_backtest import before, known_errors
 from flows.steps.forecast_models import Candidate, candidates
 from flows.steps.forecast_results import ENSEMBLE, read_evaluation, stored_ensemble
 from flows.steps.forecast_ridge import REGRESSIONS, fitted_ridge
-from flows.steps.forecast_workbench import Choice, Rows, Workbench, window_shape, workbench
+from flows.steps.forecast_workbench import Choice, Rows, Workbench, future_rows, window_shape, workbench
 from modules.forecast.conformal import TrailingConformal
 
 FUTURE = "forecast.npz"
@@ -35,23 +35,6 @@ class Future:
     """[row, horizon, target, level]"""
     levels: tuple[float, ...]
     model: str
-
-
-def future_rows(bench: Workbench) -> tuple[Rows, dict[str, int]]:
-    """One window per series at its end, and by how many steps some had to begin earlier.
-
-    Where covariates that are known ahead do not reach over the horizon, the forecast begins as much earlier: its last
-    step is the last one that they cover.
-    """
-    store, horizon = bench.store, bench.shape.horizon
-    kept = np.setdiff1d(np.arange(len(store.ids)), list(bench.split.refused))
-    origins = store.lengths[kept].astype(np.int64)
-    earlier: dict[str, int] = {}
-    if bench.shape.known:
-        covered = np.minimum(origins, store.ahead[kept] - horizon)
-        earlier = {store.ids[item]: int(n) for item, n in zip(kept, origins - covered, strict=True) if n > 0}
-        origins = covered
-    return Rows(kept, origins, len(kept)), earlier
 
 
 def sample(run: Run) -> None:

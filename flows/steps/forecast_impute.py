@@ -11,9 +11,9 @@ from data.export.forecast import write_table
 from flows.report import Headline, Section, Table, report_of_run, write_report
 from flows.run import Run, write_json
 from flows.steps.forecast_backtest import plain
-from flows.steps.forecast_export import step_stamps
 from flows.steps.forecast_models import network_of
 from flows.steps.forecast_results import read_evaluation
+from flows.steps.forecast_tables import step_stamps
 from flows.steps.forecast_train import places
 from flows.steps.forecast_workbench import BATCH, Workbench, workbench
 from modules.forecast.imputation import FLOORS, Fill, network_fill

@@ -12,9 +12,10 @@ from data.preparing import read_refused
 from flows.report import Figure, Figures, Headline, Section, Table, Text, report_of_run, write_report
 from flows.run import Run
 from flows.steps.forecast_charts import fan_chart, horizon_chart, skill_chart
-from flows.steps.forecast_export import anomalies, step_stamps
+from flows.steps.forecast_export import anomalies
 from flows.steps.forecast_future import read_future
 from flows.steps.forecast_results import read_backtest, read_evaluation
+from flows.steps.forecast_tables import step_stamps
 from flows.steps.forecast_workbench import Choice, Workbench, workbench
 
 SHOWN_FORECASTS, SHOWN_MODELS, SHOWN_ANOMALIES, SHOWN_REFUSALS = 6, 5, 15, 50

@@ -47,13 +47,13 @@ def compared(bench: Workbench, config: ForecastConfig) -> tuple[RidgeTrial, ...]
 
 
 def best_trials(table: Sequence[RidgeTrial]) -> dict[str, RidgeTrial]:
-    """The regression of least validation error, without and with a cycle."""
-    found = {}
+    """The regression of least validation error, without and with a cycle; the better one first."""
+    found: dict[str, RidgeTrial] = {}
     for name, cycle in REGRESSIONS.items():
         trials = [trial for trial in table if trial.cycle == cycle]
         if trials:
             found[name] = min(trials, key=lambda trial: trial.error)
-    return found
+    return dict(sorted(found.items(), key=lambda pair: pair[1].error))
 
 
 def fitted_ridge(config: ForecastConfig, choice: Choice, bench: Workbench, name: str) -> Ridge:

@@ -109,6 +109,23 @@ def rows_of(windows: Spans, most: int | None = None) -> Rows:
     return Rows(items, origins, total)
 
 
+def future_rows(bench: Workbench) -> tuple[Rows, dict[str, int]]:
+    """One window per series at its end, and by how many steps some had to begin earlier.
+
+    Where covariates that are known ahead do not reach over the horizon, the forecast begins as much earlier: its last
+    step is the last one that they cover.
+    """
+    store, horizon = bench.store, bench.shape.horizon
+    kept = np.setdiff1d(np.arange(len(store.ids)), list(bench.split.refused))
+    origins = store.lengths[kept].astype(np.int64)
+    earlier: dict[str, int] = {}
+    if bench.shape.known:
+        covered = np.minimum(origins, store.ahead[kept] - horizon)
+        earlier = {store.ids[item]: int(n) for item, n in zip(kept, origins - covered, strict=True) if n > 0}
+        origins = covered
+    return Rows(kept, origins, len(kept)), earlier
+
+
 def make_workbench(store: Series, config: ForecastConfig, choice: Choice, fold: int = 0) -> Workbench:
     """The workbench of one fold of the backtest; fold 0 is the one that networks are trained on."""
     split = fold_split(spans(store.lengths, choice.look_back, choice.horizon, config.split), fold, config)

@@ -55,6 +55,8 @@ def test_from_series_to_a_report_and_again(penstock: Penstock, runs: Path) -> No
     assert (np.diff(quantiles, axis=1) >= 0).all()
     first = forecast[forecast.id == bench.store.ids[0]]
     assert (first.time.diff().dropna() == pd.Timedelta("1h")).all()
+    early = pd.read_csv(run.path / "first_forecast.csv", parse_dates=["time"])
+    pd.testing.assert_frame_equal(early[["id", "time", "step"]], forecast[["id", "time", "step"]])
     anomalies = pd.read_parquet(run.exports / "anomalies.parquet")
     assert anomalies.p_value.between(0, 1).all()
     page = (run.path / "report.html").read_text()
