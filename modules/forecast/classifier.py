@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data.batch import SequenceBatch
 from data.errors import ConfigError
-from modules.forecast.encoder import ACTIVATIONS, Activation, FeedForward, check_encoder
+from modules.forecast.encoder import EncoderConfig, FeedForward
 from modules.layers.dropout import add_dropout, dropout
 from modules.layers.flow_attention import FlowAttention
 
@@ -23,7 +23,7 @@ POSITION_SPREAD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(EncoderConfig):
     """Sizes of the data and of the network; the latter default to the published ones."""
 
     features: int = 1
@@ -35,11 +35,9 @@ class ClassifierConfig:
     layers: int = 2
     heads: int = 8
     feed_forward: int = 2048
-    """Width inside the feed-forward part."""
     dropout: float = 0.1
     positions: Literal["learned", "fixed"] = "learned"
     """`fixed`: sines and cosines."""
-    activation: Activation = "gelu"
     mask_attention: bool = True
     """Whether padding is left out of the attention. The published network leaves it out of the last layer only, so
     that there the answer depends on how far the shorter sequences are padded."""
@@ -52,16 +50,9 @@ class ClassifierConfig:
             raise ConfigError(f"classes must be at least 2, got {self.classes}.")
         if self.width % 2:
             raise ConfigError(f"width must be even, got {self.width}.")
-        check_encoder(
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-            feed_forward=self.feed_forward,
-            dropout=self.dropout,
-        )
-        for name, known in (("positions", ("learned", "fixed")), ("activation", tuple(ACTIVATIONS))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"unknown {name} '{getattr(self, name)}'; available: {', '.join(known)}.")
+        super().__post_init__()
+        if self.positions not in ("learned", "fixed"):
+            raise ConfigError(f"unknown positions '{self.positions}'; available: learned, fixed.")
 
     def build(self) -> "FlowformerClassifier":
         return FlowformerClassifier(self)

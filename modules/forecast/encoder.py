@@ -4,6 +4,7 @@ Suffixes: B batch, T tokens, S tokens of a context, D width, H heads, d = D / H.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -21,13 +22,27 @@ Activation = Literal["gelu", "relu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
-def check_encoder(*, width: int, heads: int, layers: int, feed_forward: int, dropout: float) -> None:
-    """Raises ConfigError where no encoder can be built of these sizes."""
-    check_heads(width, heads)
-    if layers < 1 or feed_forward < 1:
-        raise ConfigError(f"layers and feed_forward must be at least 1, got {layers} and {feed_forward}.")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"dropout is a share in [0, 1), got {dropout}.")
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The sizes that every transformer here has; each has defaults of its own."""
+
+    width: int = 256
+    heads: int = 8
+    layers: int = 2
+    feed_forward: int = 256
+    """Width inside the feed-forward layers."""
+    dropout: float = 0.1
+    activation: Activation = "gelu"
+
+    def __post_init__(self) -> None:
+        check_heads(self.width, self.heads)
+        if self.layers < 1 or self.feed_forward < 1:
+            raise ConfigError(f"layers and feed_forward must be at least 1, got {self.layers} and {self.feed_forward}.")
+        for name in ("dropout", "head_dropout"):
+            if not 0 <= (share := getattr(self, name, 0.0)) < 1:
+                raise ConfigError(f"{name} is a share in [0, 1), got {share}.")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"unknown activation '{self.activation}'; available: {', '.join(ACTIVATIONS)}.")
 
 
 def attend(
@@ -138,3 +153,18 @@ class EncoderLayer(nn.Module):
         gathered = self.attention(x, asked)
         x = self.attention_norm(add_dropout(x[:, :asked], gathered, self.dropout, self.training))
         return self.feed_forward_norm(add_dropout(x, self.feed_forward(x), self.dropout, self.training))
+
+
+def encoder_layers(config: EncoderConfig, attention: AttentionKind) -> nn.ModuleList:
+    """The layers of an encoder, freshly initialised."""
+    return nn.ModuleList(
+        EncoderLayer(
+            config.width,
+            config.heads,
+            config.feed_forward,
+            dropout=config.dropout,
+            activation=config.activation,
+            attention=attention,
+        )
+        for _ in range(config.layers)
+    )

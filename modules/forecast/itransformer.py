@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.batch import WindowBatch
 from data.errors import ConfigError
-from modules.forecast.encoder import Activation, AttentionKind, EncoderLayer, check_encoder
+from modules.forecast.encoder import AttentionKind, EncoderConfig, encoder_layers
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.normalisation import WindowStatistics, window_statistics
@@ -21,30 +21,14 @@ from modules.layers.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class ITransformerConfig:
+class ITransformerConfig(EncoderConfig):
     """iTransformer; the defaults are those of its authors' runs on ETTh1."""
 
-    width: int = 256
-    heads: int = 8
-    layers: int = 2
-    feed_forward: int = 256
-    """Width inside the feed-forward layers."""
-    dropout: float = 0.1
     attention: AttentionKind = "softmax"
-    activation: Activation = "gelu"
     normalise: bool = True
     """Each window and column in its own units: less its mean, over its standard deviation."""
     calendar: bool = True
     """Features of the time stamps as tokens of their own."""
-
-    def __post_init__(self) -> None:
-        check_encoder(
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-            feed_forward=self.feed_forward,
-            dropout=self.dropout,
-        )
 
     def build(self, shape: WindowShape, head: Head) -> "ITransformer":
         """The network for these windows, freshly initialised."""
@@ -115,17 +99,7 @@ class ITransformer(Forecaster):
         self.takes_calendar = config.calendar
         self.embedding = nn.Linear(shape.look_back, config.width)
         self.covariates = CovariateTokens(shape, config.width) if shape.known or shape.static else None
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                config.width,
-                config.heads,
-                config.feed_forward,
-                dropout=config.dropout,
-                activation=config.activation,
-                attention=config.attention,
-            )
-            for _ in range(config.layers)
-        )
+        self.layers = encoder_layers(config, config.attention)
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, shape.horizon * head.outputs)
 

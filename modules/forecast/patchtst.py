@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import WindowBatch
-from data.errors import ConfigError
 from modules.forecast.covariates import covariate_path
-from modules.forecast.encoder import Activation, AttentionKind, FeedForward, attend, check_encoder
+from modules.forecast.encoder import AttentionKind, EncoderConfig, FeedForward, attend
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.moving_average import check_kernel, moving_average_matrix
@@ -31,7 +30,7 @@ POSITION_RANGE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchTSTConfig:
+class PatchTSTConfig(EncoderConfig):
     """PatchTST; the defaults are the paper's (section A.1.4), whose runs on ETTh took width 16, heads 4, feed_forward
     128 and dropout 0.3."""
 
@@ -47,13 +46,11 @@ class PatchTSTConfig:
     heads: int = 16
     layers: int = 3
     feed_forward: int = 256
-    """Width inside the feed-forward layers."""
     dropout: float = 0.2
     head_dropout: float = 0.0
     """Dropout on the forecast itself."""
     attention: AttentionKind = "softmax"
     """`flow`: linear in the number of patches; without scores, none are added from layer to layer."""
-    activation: Activation = "gelu"
     normalise: bool = True
     """Each window and column in its own units."""
     affine: bool = True
@@ -66,15 +63,7 @@ class PatchTSTConfig:
     """Steps of a moving average that splits each window in trend and rest, with one network for each; 0: no split."""
 
     def __post_init__(self) -> None:
-        check_encoder(
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-            feed_forward=self.feed_forward,
-            dropout=self.dropout,
-        )
-        if not 0 <= self.head_dropout < 1:
-            raise ConfigError(f"head_dropout is a share in [0, 1), got {self.head_dropout}.")
+        super().__post_init__()
         if self.moving_average:
             check_kernel(self.moving_average)
 

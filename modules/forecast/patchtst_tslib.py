@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import WindowBatch
-from data.errors import ConfigError
 from modules.forecast.covariates import covariate_path
-from modules.forecast.encoder import Activation, AttentionKind, EncoderLayer, check_encoder
+from modules.forecast.encoder import AttentionKind, EncoderConfig, encoder_layers
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.normalisation import window_statistics
@@ -21,7 +20,7 @@ from modules.layers.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class TSLibPatchTSTConfig:
+class TSLibPatchTSTConfig(EncoderConfig):
     """The library's PatchTST; the defaults are those of its script for ETTh1."""
 
     patch: int = 16
@@ -32,23 +31,10 @@ class TSLibPatchTSTConfig:
     heads: int = 2
     layers: int = 1
     feed_forward: int = 2048
-    """Width inside the feed-forward layers."""
     dropout: float = 0.1
     head_dropout: float = 0.1
     """Dropout on the forecast itself; the library's is `dropout`."""
     attention: AttentionKind = "softmax"
-    activation: Activation = "gelu"
-
-    def __post_init__(self) -> None:
-        check_encoder(
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-            feed_forward=self.feed_forward,
-            dropout=self.dropout,
-        )
-        if not 0 <= self.head_dropout < 1:
-            raise ConfigError(f"head_dropout is a share in [0, 1), got {self.head_dropout}.")
 
     def build(self, shape: WindowShape, head: Head) -> "TSLibPatchTST":
         """The network for these windows, freshly initialised."""
@@ -67,17 +53,7 @@ class TSLibPatchTST(Forecaster):
         self.embedding = nn.Linear(config.patch, config.width, bias=False)
         # Not part of the weights: they are a formula.
         self.register_buffer("positions", sinusoidal_positions(tokens, config.width), persistent=False)
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                config.width,
-                config.heads,
-                config.feed_forward,
-                dropout=config.dropout,
-                activation=config.activation,
-                attention=config.attention,
-            )
-            for _ in range(config.layers)
-        )
+        self.layers = encoder_layers(config, config.attention)
         self.norm = TokenBatchNorm(config.width)
         self.projection = PatchHead(tokens * config.width, shape.horizon * head.outputs)
         self.covariates = covariate_path(shape, head)

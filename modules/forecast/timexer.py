@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.batch import WindowBatch
-from data.errors import ConfigError
-from modules.forecast.encoder import Activation, CrossAttention, FeedForward, SelfAttention, check_encoder
+from modules.forecast.encoder import CrossAttention, EncoderConfig, FeedForward, SelfAttention
 from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.itransformer import CovariateTokens, history_columns
@@ -22,7 +21,7 @@ from modules.layers.dropout import add_dropout, dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeXerConfig:
+class TimeXerConfig(EncoderConfig):
     """TimeXer; the defaults are those of its script for the electricity prices of Nord Pool."""
 
     patch: int = 24
@@ -33,28 +32,15 @@ class TimeXerConfig:
     heads: int = 8
     layers: int = 3
     feed_forward: int = 512
-    """Width inside the feed-forward layers."""
     dropout: float = 0.1
     head_dropout: float = 0.1
     """Dropout on the forecast itself; the published one is `dropout`."""
-    activation: Activation = "gelu"
     normalise: bool = True
     """Each window and column in its own units."""
     calendar: bool = True
     """Features of the time stamps as exogenous tokens."""
     exogenous_targets: bool = True
     """Targets are exogenous tokens too, so that they see each other. Without any other token they are in any case."""
-
-    def __post_init__(self) -> None:
-        check_encoder(
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-            feed_forward=self.feed_forward,
-            dropout=self.dropout,
-        )
-        if not 0 <= self.head_dropout < 1:
-            raise ConfigError(f"head_dropout is a share in [0, 1), got {self.head_dropout}.")
 
     def build(self, shape: WindowShape, head: Head) -> "TimeXer":
         """The network for these windows, freshly initialised."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from data.errors import ConfigError
-from modules.forecast.encoder import CrossAttention, EncoderLayer, SelfAttention, check_encoder
+from modules.forecast.encoder import CrossAttention, EncoderConfig, EncoderLayer, SelfAttention
 
 WIDTH, HEADS, HIDDEN = 24, 3, 40
 
@@ -87,7 +87,7 @@ def test_attention_in_training_is_the_same_but_for_what_is_dropped():
 
 def test_impossible_sizes_are_refused():
     sizes = {"width": 24, "heads": 3, "layers": 1, "feed_forward": 8, "dropout": 0.1}
-    check_encoder(**sizes)
+    EncoderConfig(**sizes)
     for wrong in ({"heads": 5}, {"layers": 0}, {"feed_forward": 0}, {"dropout": 1.0}):
         with pytest.raises(ConfigError):
-            check_encoder(**(sizes | wrong))
+            EncoderConfig(**(sizes | wrong))
