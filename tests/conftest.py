@@ -32,6 +32,13 @@ def seeded() -> None:
 
 
 @pytest.fixture(scope="session")
+def datasets(request: pytest.FixtureRequest) -> Path:
+    """The folder of real data: beside the golden numbers, or beside this repository; tests skip what it lacks."""
+    beside: Path = request.config.getoption("--golden").resolve().parent / "datasets"
+    return beside if beside.is_dir() else REPOSITORY.parent / "shared" / "datasets"
+
+
+@pytest.fixture(scope="session")
 def golden(request: pytest.FixtureRequest) -> Path:
     """The folder of golden numbers, one folder per domain; its absence skips the test."""
     folder: Path = request.config.getoption("--golden")

@@ -11,9 +11,9 @@ from flows.run import Run
 
 @pytest.mark.slow
 def test_the_classifier_knows_the_speakers(
-    penstock: Callable[..., tuple[int, str, str]], runs: Path, request: pytest.FixtureRequest
+    penstock: Callable[..., tuple[int, str, str]], runs: Path, datasets: Path
 ) -> None:
-    data = Path(request.config.getoption("--golden")).parent / "datasets" / "forecast" / "JapaneseVowels_TRAIN.ts"
+    data = datasets / "forecast" / "JapaneseVowels_TRAIN.ts"
     if not data.is_file():
         pytest.skip(f"no {data}")
     code, _, err = penstock("export", "forecast", "--preset", "vowels", "--data", str(data), "--name", "vowels")

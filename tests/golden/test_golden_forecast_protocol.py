@@ -111,8 +111,8 @@ def anchors(golden: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def benches(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Benches:
-    return Benches(golden.parent / "datasets" / "forecast", tmp_path_factory.mktemp("protocol"))
+def benches(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Benches:
+    return Benches(datasets / "forecast", tmp_path_factory.mktemp("protocol"))
 
 
 def errors(model: Forecaster, batches: Iterator[WindowBatch]) -> np.ndarray:
