@@ -234,10 +234,13 @@ def _export_models(arguments: argparse.Namespace, target: str | None) -> None:
 
     run = _existing(arguments, target, [])
     folder = (arguments.to or run.exports / "models").resolve()
-    trained = [stage for stage in run.domain.models if TRAIN + stage in run.finished()]
+    steps, finished = run.steps(), run.finished()
+    # A model without a training of its own (a closed-form one) is there as soon as its folder is.
+    stages = [s for s in run.domain.models if TRAIN + s in steps or run.model(s).is_dir()]
+    trained = [s for s in stages if TRAIN + s in finished or (TRAIN + s not in steps and run.model(s).is_dir())]
     if not trained:
         raise PenstockError(f"nothing is trained in {run.name} yet: `penstock resume {run.name}`.")
-    for stage in run.domain.models:
+    for stage in stages:
         if stage not in trained:
             print(f"{stage}: not trained in {run.name} yet")
             continue

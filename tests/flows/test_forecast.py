@@ -63,6 +63,10 @@ def test_from_series_to_a_report_and_again(penstock: Penstock, runs: Path) -> No
     assert "Leak test passed" in page
     assert "How the data was read" in page
     assert isinstance(load_model(run.model("cyclenet")).network, CycleNet)
+    code, out, err = penstock("export", "model", "one")
+    assert code == 0, err
+    assert sorted(path.name for path in (run.exports / "models").iterdir()) == ["cycle_ridge", "cyclenet", "ridge"]
+    assert "not trained" not in out
 
     # The same again: the preparation is found, and everything comes out with the same bits.
     code, out, err = penstock("export", "forecast", *DEBUG, "--name", "two", "--seed", "5")
