@@ -172,8 +172,8 @@ chooses on the validation part. The published rows are one model for all horizon
 validation error, below the models that the runs chose one by one.
 
 What the runs cannot vouch for is what their makers saw: the season of 24 hours, the closed-form model without the mean
-season, that CycleNet runs all its epochs, and the row of one model for all horizons were settled on after test errors of
-ETTh1 and ETTh2 had been looked at.
+season, that CycleNet runs all its epochs, and the row of one model for all horizons were settled on after test errors
+of ETTh1 and ETTh2 had been looked at.
 
 Published numbers are quoted from the papers. In code, TimeMixer, SimpleTM, xPatch and PatchTST drop the last
 incomplete test batch; that alone takes a seasonal naive forecast on ETTh2 96→96 from .391 to .326 at batches of 2048.
