@@ -9,7 +9,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,23 @@ class _View(NamedTuple):
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+def one_checkpoint(source: Path, patterns: Sequence[str]) -> Path:
+    """`source` itself where it is a file, or the one file in that folder and its subfolders that fits a pattern.
+
+    Raises:
+        CheckpointError: none fits, or several do.
+    """
+    if not source.is_dir():
+        return source
+    found = sorted(path for pattern in patterns for path in source.rglob(pattern))
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(source)) for path in found[:8]) or "none"
+        raise CheckpointError(
+            f"{source}: expected one checkpoint ({', '.join(patterns)}) in the folder, found {names}. Name the file."
+        )
+    return found[0]
 
 
 def read_foreign_checkpoint(path: Path) -> ForeignCheckpoint:

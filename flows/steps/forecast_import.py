@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import CheckpointError
-from data.foreign_checkpoint import read_foreign_checkpoint
+from data.foreign_checkpoint import one_checkpoint, read_foreign_checkpoint
 from data.model_folder import read_safetensors
 from modules.forecast.import_weights import ImportedForecaster, import_forecaster
 
@@ -42,7 +42,7 @@ def read_reference(source: Path) -> ImportedForecaster:
         CheckpointError: no such file, a damaged or hostile one, weights of an unknown network, or arguments that are
             missing.
     """
-    file = _chosen(source)
+    file = one_checkpoint(source, CHECKPOINTS)
     state = _read(file)
     try:
         return import_forecaster(state, reference_settings(file))
@@ -72,18 +72,6 @@ def folder_settings(name: str) -> dict[str, Any]:
         found["enc_in"] = 1 if match["features"] == "S" else ETT_VARIATES
     embedding = _EMBEDDING.search(name)
     return found if embedding is None else found | {"embed": embedding.group(1)}
-
-
-def _chosen(source: Path) -> Path:
-    if not source.is_dir():
-        return source
-    found = sorted(path for pattern in CHECKPOINTS for path in source.rglob(pattern))
-    if len(found) != 1:
-        names = ", ".join(str(path.relative_to(source)) for path in found[:8]) or "none"
-        raise CheckpointError(
-            f"{source}: expected one checkpoint ({', '.join(CHECKPOINTS)}) in the folder, found {names}. Name the file."
-        )
-    return found[0]
 
 
 def _read(file: Path) -> Mapping[str, Tensor]:

@@ -101,7 +101,8 @@ def foundation_answer(config: FoundationConfig, shape: WindowShape) -> Callable[
             observed = measured(window.observed, window.observed_mask, row)
             known = measured(window.known, window.known_mask, row)
             histories += [History(target, observed, known) for target in past.T]
-        medians = torch.from_numpy(model(histories, shape.horizon, (0.5,))[..., 0]).float()
+        # Where nothing was measured it says nothing; the other models say 0 then, the mean of the training part.
+        medians = torch.from_numpy(model(histories, shape.horizon, (0.5,))[..., 0]).nan_to_num(0.0).float()
         return medians.unflatten(0, (len(window), -1)).mT[..., None]
 
     return answer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs.load import to_plain
 from data.errors import CheckpointError
-from data.foreign_checkpoint import read_foreign_checkpoint
+from data.foreign_checkpoint import one_checkpoint, read_foreign_checkpoint
 from data.model_folder import read_safetensors
 from flows.domain import ImportedModel
 from modules.protein.import_weights import import_reqflow
@@ -27,25 +27,13 @@ def import_reqflow_file(source: Path) -> Mapping[str, ImportedModel]:
     Raises:
         CheckpointError: no such file, a damaged or hostile one, or weights of another network.
     """
-    file = _chosen(source)
+    file = one_checkpoint(source, CHECKPOINTS)
     state, hyper = _read(file)
     try:
         config, weights = import_reqflow(state, hyper or None)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     return {"flow": ImportedModel(config=config, weights=weights, settings={"flow.network": to_plain(config)})}
-
-
-def _chosen(source: Path) -> Path:
-    if not source.is_dir():
-        return source
-    found = sorted(path for pattern in CHECKPOINTS for path in source.rglob(pattern))
-    if len(found) != 1:
-        names = ", ".join(str(path.relative_to(source)) for path in found[:8]) or "none"
-        raise CheckpointError(
-            f"{source}: expected one checkpoint ({', '.join(CHECKPOINTS)}) in the folder, found {names}. Name the file."
-        )
-    return found[0]
 
 
 def _read(file: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The forecast workflow: a table in, a forecast with intervals out; same seed, same bits; no look into the future."""
 
 import json
-from collections.abc import Callable
+import sys
+import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import torch
 from benchmarks.forecast_baseline import ITransformer
 from flows.models import load_model
 from flows.run import DONE, Run
+from flows.steps.forecast_future import read_future
 from flows.steps.forecast_results import read_backtest
 from flows.steps.forecast_workbench import workbench
 from flows.tracking import read_metrics
 from modules.forecast.cyclenet import CycleNet
+from modules.forecast.foundation import Foundation, FoundationConfig, History
 
 Penstock = Callable[..., tuple[int, str, str]]
 DEBUG = ("--preset", "debug")
@@ -218,3 +222,52 @@ def test_weights_of_the_library_become_a_run_on_the_users_data(penstock: Penstoc
     code, _, err = penstock("evaluate", "misfit")
     assert code == 2
     assert "made for targets 2" in err
+
+
+def last_value_loader(config: FoundationConfig) -> Foundation:
+    """A pretrained model of another package, as `module:function` names it: the newest value, and one beside it."""
+
+    def forecast(histories: Sequence[History], horizon: int, levels: tuple[float, ...]) -> np.ndarray:
+        newest = [one.target[np.isfinite(one.target)][-1] for one in histories]
+        return np.broadcast_to(np.array(newest)[:, None, None], (len(histories), horizon, len(levels)))
+
+    return forecast
+
+
+def test_a_pretrained_model_stands_beside_the_others(
+    penstock: Penstock, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("somebodys_package")
+    module.load = last_value_loader  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "somebodys_package", module)
+    words = (
+        "--foundation.kind",
+        "somebodys_package:load",
+        "--cyclenet",
+        "null",
+        "--sample.model",
+        "somebodys_package:load",
+    )
+    code, _, err = penstock("sample", "forecast", *DEBUG, "--name", "foundation", *words)
+    assert code == 0, err
+    models = evaluation(Run(runs / "foundation"))["models"]
+    theirs, floor = models["somebodys_package:load"], models["last_value"]
+    assert theirs["mse"] == pytest.approx(floor["mse"], rel=1e-5)
+    assert theirs["validation_mse"] == pytest.approx(floor["validation_mse"], rel=1e-5)
+
+
+def test_a_networks_own_quantiles_are_scored_and_can_be_taken(penstock: Penstock, runs: Path) -> None:
+    words = ("--cyclenet.head.kind", "quantile", "--intervals.method", "head", "--sample.model", "cyclenet")
+    code, _, err = penstock("export", "forecast", *DEBUG, "--name", "quantiles", *words)
+    assert code == 0, err
+    run = Run(runs / "quantiles")
+    own = evaluation(run)["heads"]["cyclenet"]
+    assert 0 < own["0.8"]["coverage"] < own["0.9"]["coverage"] < 1
+    assert own["crps"] > 0
+    # The forecast's quantiles are the network's, in the units of the data.
+    bench, future = workbench(run), read_future(run)
+    network = load_model(run.model("cyclenet")).network
+    with torch.no_grad():
+        said = network(bench.windows.cut(future.items, future.origins, future=False))
+    expected = bench.scaler.undo(future.items, network.head.quantiles(said, future.levels).numpy())
+    np.testing.assert_allclose(future.quantiles, expected, rtol=1e-5)
