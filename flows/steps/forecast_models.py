@@ -68,11 +68,9 @@ def candidates(run: Run, bench: Workbench, fold: int = 0) -> dict[str, Candidate
     for name in Choice.of_run(run).regressions:
         found[name] = _candidate(name, ridge_of(run, bench, name, fold))
     for name in config.networks:
-        for place, seed, of_fold in places(config, name):
-            if of_fold == (fold if config.evaluate.refit else 0) and (
-                seed == 0 or fold == 0 or not config.evaluate.refit
-            ):
-                label = place if not of_fold else name
+        for place, _, of_fold in places(config, name):
+            if of_fold == (fold if config.evaluate.refit else 0):
+                label = name if of_fold else place
                 found[label] = _candidate(label, network_of(run, place, bench.shape))
     if config.foundation is not None:
         found[config.foundation.kind] = Candidate(
