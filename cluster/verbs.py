@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cluster import placing
 from configs import load
 from data.errors import ConfigError, PenstockError
 from flows import workflow
 from flows.domain import TRAIN, Domain, load_domain
+from flows.placement import Placement, write_placement
 from flows.run import DONE, Run, all_runs, create, find, user_message
 from flows.tracking import requested_mode
 
@@ -31,7 +33,7 @@ def runs_dir(arguments: argparse.Namespace) -> Path:
 def do_run(arguments: argparse.Namespace) -> None:
     run = _new_run(arguments, arguments.domain)
     if run is not None:
-        with _withdrawn_on_a_mistake(run):
+        with _withdrawn_on_a_mistake(run), placing.on_its_cluster(run):
             workflow.drive(run)
         _say_done(run)
 
@@ -42,9 +44,11 @@ def do_resume(arguments: argparse.Namespace) -> None:
     if run.state() == DONE:
         print(f"{run.name} is finished; nothing is missing.")
         return
+    placing.move(run, arguments)
     kept = run.finished()
     print(f"resuming {run.name}" + (f"; kept: {', '.join(kept)}" if kept else ""), flush=True)
-    workflow.drive(run, wait=not arguments.no_wait)
+    with placing.on_its_cluster(run):
+        workflow.drive(run, wait=not arguments.no_wait)
     _say_done(run)
 
 
@@ -92,7 +96,10 @@ def _new_run(arguments: argparse.Namespace, name: str) -> Run | None:
         return None
     if config.data is not None and not Path(config.data).exists():
         raise PenstockError(f"--data: there is no file or folder {config.data}.")
+    placement = placing.asked(arguments, Placement())
     run = create(runs_dir(arguments), domain, config, preset, arguments.name)
+    if placement != Placement():
+        write_placement(run.path, placement)
     print(f"run {run.name} ({name}, preset {preset}) in {run.path}", flush=True)
     return run
 
@@ -202,6 +209,7 @@ def _existing(arguments: argparse.Namespace, target: str | None, sections: list[
     if fixed:
         raise PenstockError(f"--{fixed[0]} belongs to a new run; {run.name} has its configuration already.")
     arguments.overrides = run.domain.expanded(arguments.overrides)
+    placing.move(run, arguments)
     outside = [key for key in arguments.overrides if key.split(".")[0] not in sections]
     if outside:
         raise PenstockError(
@@ -213,6 +221,11 @@ def _existing(arguments: argparse.Namespace, target: str | None, sections: list[
 
 def _do_steps(run: Run, step: str, again: bool = False) -> None:
     """Do one step here, and before it what it needs and is missing."""
+    with placing.on_its_cluster(run):
+        _do_steps_in_place(run, step, again)
+
+
+def _do_steps_in_place(run: Run, step: str, again: bool) -> None:
     if step not in run.domain.steps:
         raise PenstockError(f"{run.domain_name} has no step '{step}'; its steps: {', '.join(run.domain.steps)}.")
     missing = run.missing(step)
@@ -285,6 +298,33 @@ def _importing_domain(arguments: argparse.Namespace) -> Domain:
 def _refuse_overrides(arguments: argparse.Namespace, why: str) -> None:
     if arguments.overrides:
         raise ConfigError(f"{load.COMMAND_LINE}: --{next(iter(arguments.overrides))} is not understood: {why}.")
+
+
+# ------------------------------------------------------------------------------------------- sweeps, jobs, clusters
+
+
+def do_sweep(arguments: argparse.Namespace) -> int:
+    from cluster.sweeps.command import sweep
+
+    return sweep(arguments)
+
+
+def do_submit(arguments: argparse.Namespace) -> int:
+    from cluster.jobs.command import submit
+
+    return submit(arguments)
+
+
+def do_jobs(arguments: argparse.Namespace) -> int:
+    from cluster.jobs.command import jobs
+
+    return jobs(arguments)
+
+
+def do_cluster(arguments: argparse.Namespace) -> int:
+    from cluster.clusters.command import cluster
+
+    return cluster(arguments)
 
 
 # ----------------------------------------------------------------------------------------------------------- looking

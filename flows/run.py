@@ -22,6 +22,8 @@ from flows.domain import Domain, load_domain
 from flows.lock import Holder, held, holder
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
+SWEEP = "sweep.yaml"
+"""What a folder of trials is known by: RUNS/SWEEP/sweep.yaml, the trials in RUNS/SWEEP/trials/."""
 
 
 class Interrupted(Exception):
@@ -57,6 +59,9 @@ class Run:
                 "`penstock run DOMAIN` starts one."
             )
 
+    def __reduce__(self) -> tuple[type["Run"], tuple[Path]]:
+        return Run, (self.path,)
+
     # ------------------------------------------------------------------------------------------ where things are
 
     @property
@@ -64,8 +69,15 @@ class Run:
         return self.path.name
 
     @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep of which this run is a trial."""
+        folder = self.path.parent.parent
+        return folder if (folder / SWEEP).is_file() else None
+
+    @property
     def runs_dir(self) -> Path:
-        return self.path.parent
+        """Where runs live, prepared data beside them; the trials of a sweep share those of the runs around it."""
+        return self.path.parent if self.sweep is None else self.sweep.parent
 
     @property
     def log_file(self) -> Path:

@@ -1,16 +1,14 @@
 """The training step of every domain: from wherever the last checkpoint is to an exported model."""
 
 import os
-import signal
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from configs.load import to_plain
@@ -25,12 +23,32 @@ from data.checkpoint import (
     newest_valid,
 )
 from data.model_folder import write_model
-from flows.progress import Progress
-from flows.run import Interrupted, Run
-from flows.tracking import Metrics, Tracker, tracked
+from flows.executor import Group, executor_for
+from flows.run import Run
+from flows.steps.training_callbacks import ShowProgress, StopWhenAsked, TidyLogger
+from flows.tracking import Metrics, tracked
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training as a step asks for it: all that is needed to do it, in this process or in others."""
+
+    run: Run
+    stage: str
+    place: str
+    """Names its files; the stage, unless a stage is trained more than once (other seeds, other folds)."""
+    seed: int
+    build: Callable[[], "LightningModule"]
+    """Called after seeding, so that the first weights follow from the seed."""
+    data: "LightningDataModule"
+    settings: TrainerConfig
+    network: Any
+    """The config that builds the module's `model` again."""
+    extra: Mapping[str, Any]
+    """Whatever else belongs to the exported model."""
 
 
 def train(
@@ -45,24 +63,30 @@ def train(
     place: str | None = None,
     seed: int | None = None,
 ) -> Path:
-    """Train one stage and write its model; gives the model's folder.
+    """Train one stage where the run's placement says, and write its model; gives the model's folder.
 
-    Goes on from the newest whole checkpoint of the stage. `build` is called after seeding, so the first weights follow
-    from the run's seed. What is exported is the module's `model`, with the config `network` that builds it again and
-    whatever else (`extra`) belongs to it. `place` names its files where a stage is trained more than once (other seeds,
-    other folds), `seed` then takes the place of the run's.
+    Goes on from the newest whole checkpoint of the stage. See `Training` for the arguments; `place` defaults to the
+    stage, `seed` to the run's.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was written.
         DiskFullError: no room for a checkpoint; the earlier ones are whole.
     """
+    seed = run.config.seed if seed is None else seed
+    training = Training(run, stage, place or stage, seed, build, data, settings, network, extra or {})
+    executor_for(run).train(training)
+    return run.model(training.place)
+
+
+def fit(training: Training, group: Group) -> None:
+    """This process's part in a training; the first process of the group writes what is written."""
+    run, place, settings, first = training.run, training.place, training.settings, group.rank == 0
     _quieten()
-    place = place or stage
-    _seed(run.config.seed if seed is None else seed)
-    module = build()
-    start = newest_valid(run.checkpoints(place))
+    _seed(training.seed)
+    module = training.build()
+    start = group.agreed(newest_valid(run.checkpoints(place)) if first else None)
     resumed_at = 0 if start is None else max(0, checkpoint_step(start))
-    if start is not None:
+    if start is not None and first:
         print(f"going on from step {resumed_at} ({start.name})", flush=True)
     rolling = checkpoint_callback(
         run.checkpoints(place),
@@ -71,19 +95,31 @@ def train(
         keep=settings.keep_checkpoints,
     )
     best = BestWeights(patience=settings.patience)
-    with tracked(run, f"train_{place}") as tracker:
-        trainer = _trainer(settings, [rolling, ShowProgress(place, settings.steps), *_chosen(settings, best)], rolling)
-        trainer.loggers = [TidyLogger(Metrics(run.metrics_file, place, resumed_at), tracker)]
+    watching: list[Callback] = [rolling, *([ShowProgress(place, settings.steps)] if first else [])]
+    with tracked(run, f"train_{place}") if first else nullcontext() as tracker:
+        metrics = Metrics(run.metrics_file, place, resumed_at) if first else None
+        trainer = _trainer(settings, [*watching, *_chosen(settings, best)], rolling, group)
+        trainer.loggers = [TidyLogger(place, group, metrics, tracker)]
         # weights_only is said again beside the plugin that enforces it, so that Lightning does not warn.
-        trainer.fit(module, datamodule=data, ckpt_path=None if start is None else str(start), weights_only=True)
+        trainer.fit(
+            module, datamodule=training.data, ckpt_path=None if start is None else str(start), weights_only=True
+        )
         if settings.select == "best" and best.weights:
             cast(nn.Module, module.model).load_state_dict(best.weights)
-            print(f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})", flush=True)
-        described = {"domain": run.domain_name, "stage": stage, "network": to_plain(network), **(extra or {})}
-        facts = run.provenance() | {"run": run.name, "stage": place, "step": trainer.global_step}
-        write_model(run.model(place), cast(nn.Module, module.model), described, facts)
-        tracker.log_files(f"{run.name}-{place}", "model", run.model(place))
-    return run.model(place)
+            if first:
+                kept = f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})"
+                print(kept, flush=True)
+        if tracker is not None:
+            _write(training, cast(nn.Module, module.model), trainer.global_step)
+            tracker.log_files(f"{run.name}-{place}", "model", run.model(place))
+
+
+def _write(training: Training, model: nn.Module, step: int) -> None:
+    run, place = training.run, training.place
+    network = to_plain(training.network)
+    described = {"domain": run.domain_name, "stage": training.stage, "network": network, **training.extra}
+    facts = run.provenance() | {"run": run.name, "stage": place, "step": step}
+    write_model(run.model(place), model, described, facts)
 
 
 def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
@@ -91,15 +127,14 @@ def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
     return [best] if settings.select == "best" or settings.patience is not None else []
 
 
-def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint) -> "Trainer":
+def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint, group: Group) -> "Trainer":
     if settings.ema_decay is not None:
         callbacks.append(ema_callback(settings.ema_decay))
-    callbacks.append(StopWhenAsked(rolling))
+    callbacks += [*group.callbacks(), StopWhenAsked(rolling, group)]
+    placed = {"accelerator": settings.accelerator, "devices": settings.devices, **group.trainer_options()}
     return lightning.Trainer(
         max_steps=settings.steps,
         min_epochs=0,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
         val_check_interval=settings.validate_every or None,
@@ -110,12 +145,13 @@ def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: Rollin
         deterministic="warn",
         benchmark=False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *placed.pop("plugins", ())],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **placed,
     )
 
 
@@ -138,98 +174,3 @@ def _quieten() -> None:
         ".*isinstance\\(treespec.*",
     ):
         warnings.filterwarnings("ignore", text)
-
-
-class TidyLogger(Logger):
-    """Lightning's metrics as rows of metrics.csv and points in W&B."""
-
-    def __init__(self, metrics: Metrics, tracker: Tracker) -> None:
-        super().__init__()
-        self._metrics, self._tracker = metrics, tracker
-
-    @property
-    def name(self) -> str:
-        return self._metrics.stage
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's config.yaml has them all."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        # Lightning counts the steps before the one just done; a row at step n is after n optimizer steps.
-        done = (step or 0) + 1
-        if values:
-            self._metrics.log(values, done, int(metrics.get("epoch", 0)))
-            self._tracker.log({**values, "epoch": metrics.get("epoch", 0)}, done)
-
-
-class ShowProgress(Callback):
-    """Lines of progress with the newest training loss."""
-
-    def __init__(self, stage: str, steps: int) -> None:
-        self.stage, self.steps = stage, steps
-        self._progress: Progress | None = None
-
-    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        self._progress = Progress(f"train {self.stage}", self.steps, "steps", start=trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._progress is not None:
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            shown = {"loss": float(loss.detach())} if isinstance(loss, torch.Tensor) else {}
-            self._progress.update(trainer.global_step, **shown)
-
-
-class StopWhenAsked(Checkpoint):
-    """On SIGTERM or Ctrl-C: a checkpoint after the optimizer step under way, then an orderly end.
-
-    A `Checkpoint` in Lightning's sense, so that it runs after the callbacks whose state the checkpoint holds.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, rolling: RollingCheckpoint) -> None:
-        self._rolling = rolling
-        self._asked: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        try:
-            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-        except ValueError:
-            self._before = {}  # not in the main thread: whoever runs us there handles signals
-
-    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        # Lightning has put its own handler before ours by now. A SIGTERM that reaches it between our look at the end
-        # of a batch and its own ends the process at once, with exit code 0 and without a checkpoint.
-        for number in self._before:
-            signal.signal(number, self._ask)
-
-    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt  # asked twice: at once
-        self._asked = signal.Signals(number).name
-
-    def on_train_batch_end(
-        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._asked:
-            self._rolling.save(trainer)
-            raise Interrupted(f"stopped by {self._asked} after step {trainer.global_step}; a checkpoint is written.")

@@ -158,7 +158,7 @@ def test_sigterm_saves_a_checkpoint_first(killer: Killer, runs: Path) -> None:
 
 SIGNALLED_LATE = """
 import os, signal, sys
-from flows.steps.training import StopWhenAsked
+from flows.steps.training_callbacks import StopWhenAsked
 looked = StopWhenAsked.on_train_batch_end
 def late(self, trainer, *rest):
     looked(self, trainer, *rest)

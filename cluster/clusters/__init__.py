@@ -1,0 +1,1 @@
+"""Ray clusters: one on this machine, and ready files for others."""

@@ -1,0 +1,1 @@
+"""Any command as a job of a Ray cluster (Ray Jobs)."""

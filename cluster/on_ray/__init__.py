@@ -1,0 +1,1 @@
+"""The heavy parts of a run on a Ray cluster."""

@@ -1,0 +1,48 @@
+"""Where a command does its work: what the user asked for, and a cluster to do it on."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+from data.errors import ConfigError
+from flows.executor import plug
+from flows.placement import Placement, read_placement, write_placement
+from flows.run import Run
+
+plug("ray", "cluster.on_ray.executor:OnRay")
+
+
+def asked(arguments: argparse.Namespace, before: Placement) -> Placement:
+    """The placement that the options of a command make of an earlier one.
+
+    Raises:
+        ConfigError: options that do not go together.
+    """
+    names = [field.name for field in fields(Placement)]
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    try:
+        return replace(before, **given)
+    except ValueError as error:
+        raise ConfigError(f"command line: {error}") from None
+
+
+def move(run: Run, arguments: argparse.Namespace) -> None:
+    """Give an existing run another placement where the command asks for one."""
+    before = read_placement(run.path)
+    placement = asked(arguments, before)
+    if placement != before:
+        write_placement(run.path, placement)
+
+
+@contextmanager
+def on_its_cluster(run: Run) -> Iterator[None]:
+    """While the block runs, all steps of the run (in this process or its children) find one and the same cluster."""
+    placement = read_placement(run.path)
+    if placement.on == "local":
+        yield
+        return
+    from cluster.on_ray.connection import cluster_for
+
+    with cluster_for(placement):
+        yield

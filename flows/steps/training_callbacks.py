@@ -1,0 +1,119 @@
+"""What watches a training: its log, its progress, and the wish that it end."""
+
+import signal
+from collections.abc import Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers.logger import Logger
+
+from data.checkpoint import RollingCheckpoint
+from flows.executor import Group
+from flows.progress import Progress
+from flows.run import Interrupted
+from flows.tracking import Metrics, Tracker
+
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
+
+
+class TidyLogger(Logger):
+    """Lightning's metrics as rows of metrics.csv and points in W&B, written by the first process of the group."""
+
+    def __init__(self, stage: str, group: Group, metrics: Metrics | None, tracker: Tracker | None) -> None:
+        super().__init__()
+        self._stage, self._group, self._metrics, self._tracker = stage, group, metrics, tracker
+
+    @property
+    def name(self) -> str:
+        return self._stage
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's config.yaml has them all."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        # Lightning counts the steps before the one just done; a row at step n is after n optimizer steps.
+        done = (step or 0) + 1
+        if not values:
+            return
+        values = self._group.mean(values, 1.0)
+        if self._metrics is not None:
+            self._metrics.log(values, done, int(metrics.get("epoch", 0)))
+        if self._tracker is not None:
+            self._tracker.log({**values, "epoch": metrics.get("epoch", 0)}, done)
+
+
+class ShowProgress(Callback):
+    """Lines of progress with the newest training loss."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self.stage, self.steps = stage, steps
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        self._progress = Progress(f"train {self.stage}", self.steps, "steps", start=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None:
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            shown = {"loss": float(loss.detach())} if isinstance(loss, torch.Tensor) else {}
+            self._progress.update(trainer.global_step, **shown)
+
+
+class StopWhenAsked(Checkpoint):
+    """On SIGTERM or Ctrl-C: a checkpoint after the optimizer step under way, then an orderly end.
+
+    A `Checkpoint` in Lightning's sense, so that it runs after the callbacks whose state the checkpoint holds.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, rolling: RollingCheckpoint, group: Group) -> None:
+        self._rolling, self._group = rolling, group
+        self._asked: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        try:
+            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        except ValueError:
+            self._before = {}  # not in the main thread: whoever runs us there handles signals
+
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        # Lightning has put its own handler before ours by now. A SIGTERM that reaches it between our look at the end
+        # of a batch and its own ends the process at once, with exit code 0 and without a checkpoint.
+        for number in self._before:
+            signal.signal(number, self._ask)
+
+    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt  # asked twice: at once
+        self._asked = signal.Signals(number).name
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        asked = self._asked or self._group.asked_to_stop()
+        if asked:
+            self._rolling.save(trainer)
+            raise Interrupted(f"stopped by {asked} after step {trainer.global_step}; a checkpoint is written.")
