@@ -1,7 +1,7 @@
 """What one worker of a Ray Train group knows of the others."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,11 +11,20 @@ from flows.executor import Group
 Value = TypeVar("Value")
 
 
+class Orders(Protocol):
+    """What the driver wants of a training under way."""
+
+    def stop(self) -> str | None:
+        """Who asked for an orderly end; None: nobody. Asked by the first process after each step, so it is quick."""
+
+
 class RayGroup(Group):
     """The workers of one Ray Train group; torch's process group connects them."""
 
-    def __init__(self, strategy: str) -> None:
+    def __init__(self, strategy: str, orders: Orders | None = None) -> None:
         import ray.train
+
+        self._orders = orders
 
         context = ray.train.get_context()
         self.rank, self.size, self.strategy = context.get_world_rank(), context.get_world_size(), strategy
