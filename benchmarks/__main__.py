@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-PARTS = ("_baseline", "_peer")
+PARTS = ("_baseline", "_peer", "_preparation")
 LONG = ("forecast_results",)
 AVAILABLE = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if not p.stem.endswith(PARTS))
 

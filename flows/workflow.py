@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import PenstockError
+from flows import step_server
 from flows.lock import BusyError, Holder, held, holder
 from flows.progress import MARK
 from flows.run import DONE, FAILED, Run
@@ -24,10 +25,14 @@ RUN_VARIABLE = "PENSTOCK_RUN"
 
 def run_step(*steps: str) -> None:
     """What each step of a FlowSpec calls: do that step (or those) of the run that the environment names."""
-    try:
-        run = Run(Path(os.environ[RUN_VARIABLE]))
-    except KeyError:
-        raise PenstockError(f"{RUN_VARIABLE} is not set. Start a workflow by `penstock run DOMAIN`.") from None
+    if RUN_VARIABLE not in os.environ:
+        raise PenstockError(f"{RUN_VARIABLE} is not set. Start a workflow by `penstock run DOMAIN`.")
+    step_server.asked(steps, do_steps)
+
+
+def do_steps(steps: Sequence[str]) -> None:
+    """Do steps of the run that the environment names, in this process; what they print goes to the run's log."""
+    run = Run(Path(os.environ[RUN_VARIABLE]))
     with _output_to(run.log_file):
         for step in steps:
             if step not in run.left_out():
@@ -111,10 +116,13 @@ def _start_metaflow(run: Run, lock: int) -> int:
     arguments = ["resume", "--origin-run-id", origin] if origin else ["run"]
     command = [sys.executable, str(_flow_file(run.domain_name)), "--no-pylint", "--quiet", *arguments]
     command += ["--run-id-file", str(_id_file(run))]
-    with (run.path / "metaflow.log").open("a") as log:
+    with (
+        step_server.served(environment(run), run.domain_name) as found,
+        (run.path / "metaflow.log").open("a") as log,
+    ):
         # The lock goes along: while Metaflow's process lives, with or without us, the workflow is driven.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(run), pass_fds=[lock]
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=found, pass_fds=[lock]
         )
         try:
             return process.wait()

@@ -1,6 +1,7 @@
 """What watches a training: its log, its progress, and the wish that it end."""
 
 import signal
+import time
 from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ class StopWhenAsked(Checkpoint):
     def __init__(self, rolling: RollingCheckpoint, group: Group) -> None:
         self._rolling, self._group = rolling, group
         self._asked: str | None = None
+        self._asked_at = 0.0
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
@@ -106,9 +108,11 @@ class StopWhenAsked(Checkpoint):
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt  # asked twice: at once
-        self._asked = signal.Signals(number).name
+        # One wish may come by several ways: a signal to the whole group, and the same one passed on by a parent.
+        if self._asked and time.monotonic() > self._asked_at + 2:
+            raise KeyboardInterrupt  # asked again: at once
+        if not self._asked:
+            self._asked, self._asked_at = signal.Signals(number).name, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
