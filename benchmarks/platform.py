@@ -65,9 +65,7 @@ def metaflow(runs: Path, rounds: int) -> None:
             walls[verb].append(penstock(runs, *words))
     steps = len(json.loads((runs / "run-0" / "status.json").read_text())["steps"])
     flow, plain = min(walls["run"]), min(walls["report"])
-    print(
-        f"  {steps} steps: as a workflow {flow:.1f} s, in one process {plain:.1f} s, {rounds} rounds, the faster of each"
-    )
+    print(f"  {steps} steps: as a workflow {flow:.1f} s, in one process {plain:.1f} s; the faster of {rounds}")
     print(f"  Metaflow and its processes: {(flow - plain) / steps:.2f} s per step (bar: 2)")
 
 

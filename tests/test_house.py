@@ -40,7 +40,7 @@ def test_a_forbidden_import_is_refused(tmp_path):
     assert "data.intruder" in result.stdout
 
 
-@pytest.mark.parametrize("package", ["wandb", "h5py", "trimesh", "metaflow", "ray", "pickle"])
+@pytest.mark.parametrize("package", ["wandb", "h5py", "trimesh", "metaflow", "ray", "optuna", "pickle"])
 def test_third_party_placement_is_told_with_a_sentence(package):
     """ruff refuses each of them in modules/, and says what to do instead."""
     result = subprocess.run(
