@@ -1,14 +1,16 @@
 """What is recorded while a run works: metrics.csv always, Weights & Biases beside it (offline unless asked)."""
 
 import csv
+import json
 import math
 import netrc
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 COLUMNS = ("stage", "step", "epoch", "seconds", "name", "value")
 MODES = {"online": "online", "offline": "offline", "off": "off", "disabled": "off", "dryrun": "offline"}
 """What WANDB_MODE and --wandb may say, and what it means here."""
+TRIALS = "trials.json"
+"""In the folder of a sweep: what its trials are and how far they are."""
+FLUSH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ def requested_mode(asked: str | None) -> str | None:
 class Tracker:
     """One W&B run for one step, grouped by the run's name. Every method does nothing when W&B is off.
 
+    A trial of a sweep is one W&B run over all its steps and attempts, grouped by the sweep's name: each of them adds a
+    file to SWEEP/wandb, and `wandb sync` joins the files of a run in the order of their time.
+
     W&B must never stop a training: what fails in it is said once and recorded no further.
     """
 
@@ -108,6 +116,9 @@ class Tracker:
         # Whatever the run was made with, WANDB_MODE=off silences a later step of it.
         silenced = MODES.get(os.environ.get("WANDB_MODE", "")) == "off"
         self.mode: Literal["online", "offline", "off"] = "off" if silenced else run.config.wandb
+        self._sweep = run.sweep
+        self._place = step.removeprefix("train_") if self._sweep is not None else ""
+        self._axes: set[str] = set()
         self._run: Any = None
         if self.mode != "off":
             self._guard(lambda: self._start(run, step))
@@ -121,25 +132,45 @@ class Tracker:
         if self.mode == "online" and not has_key():
             print("W&B: no API key found, recording offline (`wandb login`, then `wandb sync` uploads it)", flush=True)
             self.mode = "offline"
-        provenance = run.provenance()
         self._run = wandb.init(
             mode=self.mode,
             project=f"penstock-{run.domain_name}",
-            group=run.name,
-            name=f"{run.name}/{step}",
-            job_type=step,
-            id=f"{run.name}-{step}",
-            resume="allow" if self.mode == "online" else None,
-            dir=str(run.path),
-            config={"config": to_plain(run.config), "data": provenance.get("data"), "code": provenance.get("code")},
+            **(_of_step(run, step) if self._sweep is None else _of_trial(run, self._sweep)),
+            resume="allow",
+            config=_config(run),
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, init_timeout=20
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                init_timeout=20,
+                # A link to the newest run is nobody's when trials run side by side.
+                symlink=self._sweep is None,
+                # So much, and no more, is missing in the file of a process that was killed.
+                x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers at an optimizer step."""
-        self._guard(lambda: self._run and self._run.log(dict(values), step=step))
+        """Numbers at an optimizer step.
+
+        W&B counts the rows of a run upwards, and a trial has several trainings, perhaps resumed from before their
+        last row; so there each training has an axis of its own: `flow/val/loss` over `flow/step`.
+        """
+
+        def send() -> None:
+            if self._sweep is None or step is None:
+                self._run.log(dict(values), step=step)
+                return
+            axis = f"{self._place}/step"
+            if axis not in self._axes:
+                self._run.define_metric(f"{self._place}/*", step_metric=axis)
+                self._axes.add(axis)
+            self._run.log({f"{self._place}/{name}": value for name, value in values.items()} | {axis: step})
+
+        if self._run is not None:
+            self._guard(send)
 
     def log_meshes(self, meshes: Mapping[str, Path]) -> None:
         """Mesh files (GLB, OBJ or STL) as 3D objects to turn in the browser."""
@@ -159,21 +190,45 @@ class Tracker:
         if self._run is not None and files:
             self._guard(send)
 
+    def log_pictures(self, pictures: Mapping[str, Callable[[], str | bytes]]) -> None:
+        """What each function draws: the bytes of a PNG, or SVG or HTML source. Nothing is drawn when W&B is off."""
+
+        def send() -> None:
+            import wandb
+
+            drawn = {name: draw() for name, draw in pictures.items()}
+            with TemporaryDirectory(prefix="penstock-") as folder:
+                images = []
+                for number, (name, picture) in enumerate(drawn.items()):
+                    if isinstance(picture, bytes):
+                        file = Path(folder) / f"{number}.png"
+                        file.write_bytes(picture)
+                        images.append(wandb.Image(str(file), caption=name))
+                pages = {name: wandb.Html(text, inject=False) for name, text in drawn.items() if isinstance(text, str)}
+                self._run.log(pages | ({"pictures": images} if images else {}))
+
+        if self._run is not None and pictures:
+            self._guard(send)
+
+    def summarize(self, **facts: Any) -> None:
+        """What the run came to, beside the last value of each number."""
+        self._guard(lambda: self._run and self._run.summary.update(facts))
+
     def log_files(self, name: str, kind: str, folder: Path) -> None:
         """A folder as an artifact; online only (offline W&B would copy it for nothing)."""
 
         def send() -> None:
             import wandb
 
-            artifact = wandb.Artifact(name, type=kind)
+            artifact = wandb.Artifact(name if self._sweep is None else f"{self._sweep.name}-{name}", type=kind)
             artifact.add_dir(str(folder))
             self._run.log_artifact(artifact)
 
         if self._run is not None and self.mode == "online":
             self._guard(send)
 
-    def finish(self) -> None:
-        self._guard(lambda: self._run and self._run.finish())
+    def finish(self, exit_code: int = 0) -> None:
+        self._guard(lambda: self._run and self._run.finish(exit_code=exit_code))
         self._run = None
 
     def _guard(self, action: Any) -> None:
@@ -184,14 +239,59 @@ class Tracker:
             self._run = None
 
 
+def _of_step(run: "Run", step: str) -> dict[str, Any]:
+    return {
+        "group": run.name,
+        "name": f"{run.name}/{step}",
+        "job_type": step,
+        "id": f"{run.name}-{step}",
+        "dir": str(run.path),
+    }
+
+
+def _of_trial(run: "Run", sweep: Path) -> dict[str, Any]:
+    return {
+        "group": sweep.name,
+        "name": run.name,
+        "job_type": "trial",
+        "id": f"{sweep.name}-{run.name}",  # trials of different sweeps have the same names
+        "dir": str(sweep),
+    }
+
+
+def _config(run: "Run") -> dict[str, Any]:
+    """The whole configuration; before it what a sweep varies, by dotted keys, which is what W&B plots runs by."""
+    provenance = run.provenance()
+    whole = {"config": to_plain(run.config), "data": provenance.get("data"), "code": provenance.get("code")}
+    return whole if run.sweep is None else _varied(run.sweep, run.name) | whole
+
+
+def _varied(sweep: Path, name: str) -> dict[str, Any]:
+    """The values of a trial as SWEEP/trials.json has them; none where it does not know the trial."""
+    try:
+        trials = json.loads((sweep / TRIALS).read_text(encoding="utf-8"))["trials"]
+        return next((dict(trial["config"]) for trial in trials if trial["name"] == name), {})
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 @contextmanager
 def tracked(run: "Run", step: str) -> Iterator[Tracker]:
-    """A tracker for one step, closed at its end."""
+    """A tracker for one step, closed at its end; W&B calls a step that an exception ended failed."""
     tracker = Tracker(run, step)
     try:
         yield tracker
-    finally:
-        tracker.finish()
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
+
+
+def record_end(run: "Run", state: str, *, failed: bool, **facts: Any) -> None:
+    """How a trial ended, in its W&B run; said from outside, as a process that was killed cannot say it itself."""
+    tracker = Tracker(run, "end")
+    tracker.summarize(state=state, **facts)
+    tracker.finish(exit_code=int(failed))
 
 
 def has_key() -> bool:

@@ -44,6 +44,19 @@ def fan_chart(
     return plot.svg()
 
 
+def gap_chart(measured: np.ndarray, filled: np.ndarray, first: int) -> str:
+    """A series [step] from step `first` on: what was measured in grey, what fills its gaps in colour."""
+    shown = filled[np.isfinite(filled)]
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.5
+    steps = list(range(first, first + len(measured)))
+    plot = Plot((first, max(steps[-1], first + 1)), (low - margin, high + margin), right=24)
+    plot.grid("step", [(value, f"{value:g}") for value in ticks(*plot.x)])
+    plot.line(steps, filled.tolist(), COLOURS[0])
+    plot.line(steps, measured.tolist(), "", quiet=True)
+    return plot.svg()
+
+
 def horizon_chart(
     lines: Mapping[str, Sequence[float]], *, floor: tuple[str, float] | None = None, from_zero: bool = True
 ) -> str:

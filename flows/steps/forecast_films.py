@@ -1,6 +1,7 @@
 """Films: frames to come, by PredFormer, against the films that need no learning."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flows.progress import shown
 from flows.report import Figure, Figures, Headline, Section, Table, report_of_run, write_report
 from flows.run import Run, write_json
 from flows.steps.forecast_results import read_evaluation
+from flows.tracking import tracked
 from modules.forecast.film_metrics import film_floors, film_scores
 
 STAGE = "predformer"
@@ -85,6 +87,10 @@ def export(run: Run) -> None:
             parts[name].append((frames * 255).round().byte().numpy())
     arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items()}
     np.savez_compressed(run.exports / "films.npz", ids=np.array([films.ids[item] for item in items]), **arrays)
+    with tracked(run, "export") as tracker:
+        rows = zip(*(arrays[name][:SHOWN] for name in ("seen", "true", "predicted")), strict=True)
+        strips = (partial(_strip, *frames) for frames in rows)
+        tracker.log_pictures(dict(zip([films.ids[item] for item in items[:SHOWN]], strips, strict=True)))
 
 
 def report(run: Run) -> None:

@@ -14,12 +14,16 @@ from data.forecast.windows import Windows
 from flows.run import Run, write_json
 from flows.steps.forecast_backtest import before, known_errors
 from flows.steps.forecast_models import Candidate, candidates
+from flows.steps.forecast_pictures import as_page, forecast_figures
 from flows.steps.forecast_results import ENSEMBLE, read_evaluation, stored_ensemble
 from flows.steps.forecast_ridge import REGRESSIONS, fitted_ridge
 from flows.steps.forecast_workbench import Choice, Rows, Workbench, future_rows, window_shape, workbench
+from flows.tracking import tracked
 from modules.forecast.conformal import TrailingConformal
 
 FUTURE = "forecast.npz"
+SHOWN = 8
+"""Forecasts sent to W&B."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def sample(run: Run) -> None:
     facts: dict[str, Any] = {"model": name, "earlier": earlier, "sources": found.shares}
     write_json(run.samples / "forecast.json", facts)
     print(f"forecast of {len(rows)} series, {bench.shape.horizon} steps, by {name}", flush=True)
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"forecast": lambda: as_page(forecast_figures(bench, read_future(run), SHOWN))})
 
 
 def read_future(run: Run) -> Future:

@@ -11,11 +11,13 @@ from data.export.forecast import write_table
 from flows.report import Headline, Section, Table, report_of_run, write_report
 from flows.run import Run, write_json
 from flows.steps.forecast_backtest import plain
+from flows.steps.forecast_charts import gap_chart
 from flows.steps.forecast_models import network_of
 from flows.steps.forecast_results import read_evaluation
 from flows.steps.forecast_tables import step_stamps
 from flows.steps.forecast_train import places
 from flows.steps.forecast_workbench import BATCH, Workbench, workbench
+from flows.tracking import tracked
 from modules.forecast.imputation import FLOORS, Fill, network_fill
 from modules.forecast.training import hidden_steps
 from modules.layers.random import mix
@@ -23,6 +25,8 @@ from modules.layers.random import mix
 HIDDEN, BLOCK = 0.25, 8
 """Share of the test steps that is hidden, and how many steps together."""
 FILLED = "imputed.npz"
+SHOWN_STEPS = 200
+"""Of a gap and what is around it, sent to W&B."""
 
 
 def evaluate(run: Run) -> None:
@@ -74,6 +78,20 @@ def sample(run: Run) -> None:
         arrays[f"{item}"] = _filled(bench, item, values, fill)
     with (run.samples / FILLED).open("wb") as file:
         np.savez(file, **arrays)
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"imputed": lambda: _picture(bench, arrays)})
+
+
+def _picture(bench: Workbench, filled: dict[str, Any]) -> str:
+    """The first gap of the data, what was measured around it, and what fills it."""
+    for item in range(len(bench.store.ids)):
+        measured = bench.store.read(item, "targets", 0, int(bench.store.lengths[item]))
+        steps, targets = np.nonzero(np.isnan(measured))
+        if len(steps):
+            around = slice(max(int(steps[0]) - SHOWN_STEPS // 2, 0), int(steps[0]) + SHOWN_STEPS // 2)
+            target = int(targets[0])
+            return gap_chart(measured[around, target], filled[f"{item}"][around, target], around.start)
+    return "<p>nothing is missing</p>"
 
 
 def _filled(bench: Workbench, item: int, values: np.ndarray, fill: Fill) -> np.ndarray:

@@ -11,9 +11,10 @@ from data.forecast.columns import Reading
 from data.preparing import read_refused
 from flows.report import Figure, Figures, Headline, Section, Table, Text, report_of_run, write_report
 from flows.run import Run
-from flows.steps.forecast_charts import fan_chart, horizon_chart, skill_chart
+from flows.steps.forecast_charts import horizon_chart, skill_chart
 from flows.steps.forecast_export import anomalies
 from flows.steps.forecast_future import read_future
+from flows.steps.forecast_pictures import forecast_figures, stamp_text
 from flows.steps.forecast_results import read_backtest, read_evaluation
 from flows.steps.forecast_tables import step_stamps
 from flows.steps.forecast_workbench import Choice, Workbench, workbench
@@ -78,22 +79,9 @@ def _summary(run: Run, evaluation: Mapping[str, Any]) -> str:
 
 
 def _forecasts(run: Run, bench: Workbench) -> Figures:
-    future, store = read_future(run), bench.store
-    back = min(bench.shape.look_back, 4 * bench.shape.horizon)
-    figures: list[Figure] = []
-    for row in range(len(future.items)):
-        for target, name in enumerate(store.columns["targets"]):
-            if len(figures) == SHOWN_FORECASTS:
-                break
-            item, origin = int(future.items[row]), int(future.origins[row])
-            history = store.read(item, "targets", origin - back, origin)[:, target]
-            truth = store.read(item, "targets", origin, origin + bench.shape.horizon)[:, target]
-            steps = np.array([origin - back, origin, origin + bench.shape.horizon - 1])
-            named = [_stamp(stamp) for stamp in step_stamps(store, np.full(3, item), steps)]
-            drawn = fan_chart(history, future.quantiles[row, :, target], future.levels, named, truth)
-            label = name if len(store.ids) == 1 else f"{store.ids[item]}, {name}"
-            figures.append(Figure(image=drawn, caption=label, alt=f"forecast of {label}"))
-    total = len(future.items) * len(store.columns["targets"])
+    future = read_future(run)
+    figures = forecast_figures(bench, future, SHOWN_FORECASTS)
+    total = len(future.items) * len(bench.store.columns["targets"])
     note = f"By {_words(future.model)}: the median, and intervals of {_levels(run)} nominal coverage."
     if total > len(figures):
         note += f" {len(figures)} of {total} are shown; exports/forecast.parquet and .csv hold all."
@@ -186,7 +174,7 @@ def _anomalies(run: Run, bench: Workbench) -> list[Section]:
     worst = flagged[np.argsort(-np.abs(np.nan_to_num(findings.scores[flagged])), kind="stable")][:SHOWN_ANOMALIES]
     when = step_stamps(bench.store, findings.items[worst], findings.steps[worst])
     rows = [
-        (bench.store.ids[findings.items[k]], _stamp(stamp), bench.store.columns["targets"][findings.targets[k]],
+        (bench.store.ids[findings.items[k]], stamp_text(stamp), bench.store.columns["targets"][findings.targets[k]],
          float(findings.scores[k]), float(findings.p_values[k]))
         for k, stamp in zip(worst, when, strict=True)
     ]  # fmt: skip
@@ -243,11 +231,3 @@ def _percent(share: float | None) -> str:
 
 def _numbers(values: list[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
-
-
-def _stamp(stamp: Any) -> str:
-    """A stamp as people write it: without seconds, and without a time of day where that is midnight."""
-    if not isinstance(stamp, np.datetime64):
-        return str(stamp)
-    text = str(stamp.astype("datetime64[m]")).replace("T", " ")
-    return text.removesuffix(" 00:00")

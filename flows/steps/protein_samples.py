@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor
 from configs.protein import ProteinConfig
 from data.export.backbone import write_backbone, write_trajectory
 from data.export.mpnn import write_mpnn_jsonl
-from data.protein import read_chains
+from data.protein import assign, read_chains
 from data.protein.generated import Generated, read_generated, write_generated
 from flows.progress import Progress
+from flows.reporting.ribbon import ribbon
+from flows.reporting.snapshot import snapshot
 from flows.run import Run
 from flows.steps.protein_networks import chosen_stage, fingerprint, load_network, to_backbone
 from flows.tracking import tracked
@@ -102,6 +105,12 @@ def sample(run: Run) -> None:
     _say_motif(run)
     with tracked(run, "sample") as tracker:
         tracker.log_molecules({path.stem: path for path in sorted(run.samples.glob("*.pdb"))[:SHOWN]})
+        tracker.log_pictures({path.stem: partial(_picture, path) for path in sample_files(run)[:SHOWN]})
+
+
+def _picture(path: Path) -> bytes:
+    backbone = read_generated(path).backbone
+    return snapshot(*ribbon(backbone, assign(backbone)))
 
 
 def _say_motif(run: Run) -> None:

@@ -6,6 +6,7 @@ Lightning is imported by the two trainings only: it would cost every other step 
 import hashlib
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from data.model_folder import WEIGHTS
 from data.shape import LatentSamples, ShapeSamples, preparation_key, prepare, write_latents
 from flows.domain import Domain
 from flows.progress import Progress, shown
+from flows.reporting.snapshot import snapshot
 from flows.run import Run
 from flows.steps.shape_condition import image_tokens, item_condition
 from flows.steps.shape_evaluation import evaluate
@@ -132,7 +134,13 @@ def sample(run: Run) -> None:
         empty += not len(mesh.faces)
         progress.update(k + 1, empty=empty)
     with tracked(run, "sample") as tracker:
-        tracker.log_meshes({path.stem: path for path in sorted(run.samples.glob("*.glb"))[:SHOWN]})
+        shown_files = {path.stem: path for path in sorted(run.samples.glob("*.glb"))[:SHOWN]}
+        tracker.log_meshes(shown_files)
+        tracker.log_pictures({name: partial(_picture, path) for name, path in shown_files.items()})
+
+
+def _picture(path: Path) -> bytes:
+    return snapshot(from_glb(path.read_bytes()))
 
 
 def export(run: Run) -> None:

@@ -1,0 +1,58 @@
+"""W&B's offline files, read by W&B's own program."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def wandb(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment["WANDB_ERROR_REPORTING"] = "false"
+    return subprocess.run(
+        [sys.executable, "-m", "wandb", *words], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment
+    )
+
+
+def offline_files(folder: Path) -> list[Path]:
+    """Every .wandb file under FOLDER/wandb, in the order in which they were begun."""
+    return sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.parent.name)
+
+
+class OfflineRun:
+    """The records of one .wandb file."""
+
+    def __init__(self, file: Path) -> None:
+        done = wandb("leet", "inspect", "--json", str(file))
+        assert done.returncode == 0, done.stderr
+        self.folder = file.parent
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        [self.run] = [record["run"] for record in self.records if record["type"] == "run"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.run["config"]["update"]
+        return found
+
+    @property
+    def exit_code(self) -> int | None:
+        """None where the process ended without a word."""
+        codes = [record["exit"].get("exit_code", 0) for record in self.records if record["type"] == "exit"]
+        return codes[0] if codes else None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for record in self.records:
+            if record["type"] == "summary":
+                found |= record["summary"].get("update", {})
+        return found
+
+    def history(self) -> list[dict[str, Any]]:
+        return [record["history"]["item"] for record in self.records if record["type"] == "history"]
+
+    def curve(self, name: str, axis: str) -> dict[int, float]:
+        """Value by step, as the axis counts it."""
+        return {int(row[axis]): float(row[name]) for row in self.history() if name in row}
