@@ -1,6 +1,6 @@
 """Typed batches: all that `modules/` sees of `data/`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -50,6 +50,18 @@ UNKNOWN = len(RESIDUE_TYPES) - 1
 
 
 @dataclass(frozen=True)
+class Share:
+    """What these samples are of a batch that several processes have among them."""
+
+    samples: int
+    """Of the whole batch, over all processes."""
+    seed: int
+    """Of the first sample of the whole batch: for what is drawn once for all of them."""
+    counted: bool = True
+    """False where the samples only keep this process in step with the others, and are not to count."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples that travel together.
 
@@ -59,9 +71,21 @@ class Batch:
 
     ids: tuple[str, ...]
     seeds: Int[Tensor, " batch"]
+    share: Share | None = field(default=None, kw_only=True)
+    """None: these samples are the whole batch."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def counted(self) -> int:
+        """Samples that count in a mean over all processes."""
+        return len(self) if self.share is None or self.share.counted else 0
+
+    @property
+    def whole(self) -> Share:
+        """The batch of all processes, of which this is a part."""
+        return self.share or Share(len(self), int(self.seeds[0]))
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The same batch with every tensor on `device`."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import lightning
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.batch import Batch
+from data.batch import Batch, Share
 from data.batching import LengthBatches
 from data.errors import CheckpointError, ConfigError
 from data.splits import SplitConfig, sample_seed, split_items, stable_hash
@@ -43,14 +44,23 @@ class ItemDataset(Protocol):
         """The samples as one batch, `seeds` and `ids` included."""
 
 
-class _Draws(Dataset[Any]):
-    """The dataset as torch's loader wants it: indexed by a draw."""
+@dataclass(frozen=True)
+class Part:
+    """What one rank has of a batch."""
+
+    draws: list[Draw]
+    share: Share
+
+
+class _Parts(Dataset[Batch]):
+    """The dataset as torch's loader wants it: indexed by a rank's part of a batch."""
 
     def __init__(self, dataset: ItemDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: Draw) -> Any:
-        return self.dataset.load(*draw)
+    def __getitem__(self, part: Part) -> Batch:
+        batch = self.dataset.collate([self.dataset.load(*draw) for draw in part.draws])
+        return replace(batch, share=part.share)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -74,9 +84,19 @@ class _TrainingOrder(Sampler[Any]):
         return self.module.batches_per_epoch
 
 
-def _dealt(batch: list[Draw], rank: int, world: int) -> list[Draw]:
-    """This rank's part of a batch; a batch with fewer items than ranks is repeated, so that every rank has one."""
-    return batch[rank::world] if len(batch) >= world else [batch[rank % len(batch)]]
+def dealt(batch: list[Draw], rank: int, world: int) -> Part:
+    """This rank's part of a batch: every `world`-th item.
+
+    Where there are fewer items than ranks, those that would have none get one that does not count: all ranks have to
+    take every step together.
+    """
+    own = batch[rank::world]
+    return Part(own or [batch[rank % len(batch)]], Share(len(batch), batch[0][1], counted=bool(own)))
+
+
+def _whole(batch: Any) -> Any:
+    """A batch comes whole out of the dataset: there is nothing to collate."""
+    return batch
 
 
 def _digest(*values: object) -> str:
@@ -143,25 +163,22 @@ class ResumableDataModule(lightning.LightningDataModule):
         """What must not change between a checkpoint and the run that continues it."""
         raise NotImplementedError
 
-    def _training_loader(self, sampler: str, *, equal: bool = True, **loading: Any) -> DataLoader[Any]:
-        """The loader of this rank's parts, which go in as `sampler` or `batch_sampler`.
-
-        With `equal` every rank has as many samples as the others.
-        """
+    def _training_loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        """The loader of this rank's parts, which `dataset` makes batches of."""
         rank, world = self._rank_and_world()
-        if equal and self.batch_size % world:
+        if self.batch_size < world:
             raise ConfigError(
-                f"batch_size is that of all devices together and must be a multiple of their number, got "
-                f"{self.batch_size} for {world}; the nearest that fit are {self.batch_size // world * world or world} "
-                f"and {(self.batch_size // world + 1) * world}."
+                f"batch_size is that of all processes together, and {self.batch_size} samples leave some of {world} "
+                f"processes without work. Take a batch_size of at least {world}, or at most {self.batch_size} workers."
             )
-        loading |= {**self._loading(), sampler: _TrainingOrder(self, rank, world)}
-        loader = _TrainingLoader(**loading)
+        loader = _TrainingLoader(dataset=dataset, sampler=_TrainingOrder(self, rank, world), **self._loading())
         loader.module = self
         return loader
 
     def _loading(self) -> dict[str, Any]:
         return {
+            "batch_size": None,
+            "collate_fn": _whole,
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
             "multiprocessing_context": self.start_method,
@@ -211,12 +228,13 @@ class ResumableDataModule(lightning.LightningDataModule):
 class ItemDataModule(ResumableDataModule):
     """Splits, order, seeds and position for any domain's dataset.
 
-    Rank r of w takes every w-th sample of a batch. Batches are always full; where the set is smaller than an epoch
-    asks for, items come up again, with other seeds.
+    Rank r of w takes every w-th sample of a batch, so some ranks may have one sample more than others; `Batch.share`
+    says how many the whole batch has. Batches are always full; where the set is smaller than an epoch asks for, items
+    come up again, with other seeds.
 
     With `batching` a batch holds items of similar length, at most `batch_size` and fewer where they are long. An epoch
-    then is every item once, in batches of unequal size; nothing is repeated to fill a batch, unless it holds fewer
-    items than there are ranks. Ranks may get one sample more or less than others.
+    then is every item once, in batches of unequal size; nothing is repeated to fill a batch. Where it holds fewer items
+    than there are ranks, the others get one that does not count.
 
     Args:
         dataset: the items; only ids are touched before a loader is made.
@@ -308,16 +326,17 @@ class ItemDataModule(ResumableDataModule):
     def _draws(self, items: list[tuple[int, int]], epoch: int) -> list[Draw]:
         return [(item, sample_seed(self.seed, epoch, self.dataset.ids[item], repeat)) for item, repeat in items]
 
-    def part(self, number: int, rank: int, world: int) -> list[Draw]:
-        return _dealt(self.global_batch(number), rank, world)
+    def part(self, number: int, rank: int, world: int) -> Part:
+        return dealt(self.global_batch(number), rank, world)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._training_loader("batch_sampler", equal=self._plan is None)
+        return self._training_loader(_Parts(self.dataset))
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Held-out items, each with the same seed every time; nothing where none are.
 
-        In the order of the dataset; with `batching` in batches of similar length, the same ones every time.
+        In the order of the dataset; with `batching` in batches of similar length, the same ones every time. Dealt to
+        the ranks as training batches are: no item counts twice, and all ranks have as many batches.
         """
         return self._fixed("validation")
 
@@ -330,22 +349,13 @@ class ItemDataModule(ResumableDataModule):
         if not items:
             return []
         rank, world = self._rank_and_world()
-        seeds = {item: sample_seed(self.seed, 0, self.dataset.ids[item]) for item in items}
         if self.batching is not None:
             cut = self.batching.plan(items, max_batch=self.batch_size).cut(items, np.random.default_rng(0))
-            # Every rank needs as many samples as the others: the batch's first items again, where they do not fit.
-            whole = [[part[i % len(part)] for i in range(-(-len(part) // world) * world)] for part in cut]
-            batches = [[(item, seeds[item]) for item in part[rank::world]] for part in whole]
-            return DataLoader(batch_sampler=batches, **self._loading())
-        # Every rank needs as many batches as the others: the first items again, where the count does not fit.
-        padded = [items[i % len(items)] for i in range(-(-len(items) // world) * world)]
-        draws = [(item, seeds[item]) for item in padded][rank::world]
-        size = max(1, self.batch_size // world)
-        batches = [draws[first : first + size] for first in range(0, len(draws), size)]
-        return DataLoader(batch_sampler=batches, **self._loading())
-
-    def _loading(self) -> dict[str, Any]:
-        return {"dataset": _Draws(self.dataset), "collate_fn": self.dataset.collate, **super()._loading()}
+        else:
+            cut = [items[first : first + self.batch_size] for first in range(0, len(items), self.batch_size)]
+        draws = [[(item, sample_seed(self.seed, 0, self.dataset.ids[item])) for item in batch] for batch in cut]
+        parts = [dealt(batch, rank, world) for batch in draws]
+        return DataLoader(dataset=_Parts(self.dataset), sampler=parts, **self._loading())
 
     def identity(self) -> dict[str, int | str]:
         ids = "\0".join(self.dataset.ids[i] for i in self.splits["train"])

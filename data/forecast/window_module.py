@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.batch import WindowBatch
+from data.batch import Share, WindowBatch
 from data.datamodule import ResumableDataModule
 from data.errors import ConfigError
 from data.forecast.permutation import Permutation, mixed
@@ -28,8 +27,8 @@ class _Draw:
 
     numbers: Int[np.ndarray, " window"]
     seeds: Int[np.ndarray, " window"]
-    counted: bool = True
-    """False where the windows are there to keep ranks in step, and nothing of them is to be measured."""
+    share: Share
+    """Where it does not count, nothing of the windows is to be measured."""
 
 
 class _Batches(Dataset[WindowBatch]):
@@ -41,11 +40,11 @@ class _Batches(Dataset[WindowBatch]):
     def __getitem__(self, draw: _Draw) -> WindowBatch:
         items, origins = self.index.locate(draw.numbers)
         batch = self.windows.cut(items, origins, draw.seeds)
-        if not draw.counted:
+        if not draw.share.counted:
             assert batch.future is not None
             past, future = (torch.zeros_like(values, dtype=torch.bool) for values in (batch.past, batch.future))
-            return replace(batch, past_mask=past, future_mask=future)
-        return batch
+            return replace(batch, past_mask=past, future_mask=future, share=draw.share)
+        return replace(batch, share=draw.share)
 
 
 class _InOrder(Sampler[_Draw]):
@@ -60,7 +59,8 @@ class _InOrder(Sampler[_Draw]):
             own = numbers[self.rank :: self.world]
             counted = len(own) > 0
             own = own if counted else numbers[:1]
-            yield _Draw(own, _seeds(self.seed, own), counted)
+            share = Share(len(numbers), int(_seeds(self.seed, numbers[:1])[0]), counted)
+            yield _Draw(own, _seeds(self.seed, own), share)
 
     def __len__(self) -> int:
         return -(-self.windows // self.size)
@@ -69,11 +69,6 @@ class _InOrder(Sampler[_Draw]):
 def _seeds(*words: int | np.ndarray) -> Int[np.ndarray, " window"]:
     """63-bit seeds."""
     return (mixed(*words) >> np.uint64(1)).astype(np.int64)
-
-
-def _whole(batch: WindowBatch) -> WindowBatch:
-    """A batch comes whole out of the dataset: there is nothing to collate."""
-    return batch
 
 
 class WindowDataModule(ResumableDataModule):
@@ -152,10 +147,10 @@ class WindowDataModule(ResumableDataModule):
 
     def part(self, number: int, rank: int, world: int) -> _Draw:
         numbers, seeds = self.global_batch(number)
-        return _Draw(numbers[rank::world], seeds[rank::world])
+        return _Draw(numbers[rank::world], seeds[rank::world], Share(len(numbers), int(seeds[0])))
 
     def train_dataloader(self) -> DataLoader[WindowBatch]:
-        return self._training_loader("sampler", dataset=_Batches(self.windows, self.index["train"]))
+        return self._training_loader(_Batches(self.windows, self.index["train"]))
 
     def val_dataloader(self) -> DataLoader[WindowBatch] | list[WindowBatch]:
         """All validation windows in order, with the same seeds every time; nothing where there are none."""
@@ -171,9 +166,6 @@ class WindowDataModule(ResumableDataModule):
             return []
         order = _InOrder(len(index), self.evaluation_batch, self.seed, *self._rank_and_world())
         return DataLoader(dataset=_Batches(self.windows, index), sampler=order, **self._loading())
-
-    def _loading(self) -> dict[str, Any]:
-        return {"batch_size": None, "collate_fn": _whole, **super()._loading()}
 
     def identity(self) -> dict[str, int | str]:
         index = self.index["train"]

@@ -22,13 +22,14 @@ class ClassifierTraining(LightningModule):
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         logits = self._logits(batch)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
-        self.log_dict({"train/loss": loss.detach(), "train/accuracy": accuracy(logits, batch)}, batch_size=len(batch))
+        values = {"train/loss": loss.detach(), "train/accuracy": accuracy(logits, batch)}
+        self.log_dict(values, batch_size=batch.counted)
         return loss
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         logits = self._logits(batch)
         means = {"val/loss": F.cross_entropy(logits, batch.labels), "val/accuracy": accuracy(logits, batch)}
-        self.log_dict(means, batch_size=len(batch), sync_dist=True)
+        self.log_dict(means, batch_size=batch.counted, sync_dist=True)
 
     def _logits(self, batch: SequenceBatch) -> Tensor:
         if bool((batch.labels < 0).any()):

@@ -1,6 +1,8 @@
 """Training of PredFormer: the mean squared error of all predicted pixels."""
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -17,6 +19,7 @@ class PredFormerTraining(LightningModule):
         super().__init__()
         self.config = config
         self.model = config.network.build()
+        self._sums: list[Float[Tensor, " sum"]] = []
 
     def forward(self, past: Tensor) -> Tensor:
         """The frames after those seen."""
@@ -25,16 +28,31 @@ class PredFormerTraining(LightningModule):
 
     def training_step(self, batch: FrameBatch, batch_idx: int) -> Tensor:
         loss = F.mse_loss(self(batch.past), batch.future)
-        self.log("train/loss", loss.detach(), batch_size=len(batch))
+        self.log("train/loss", loss.detach(), batch_size=batch.counted)
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = []
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
         predicted = self(batch.past)
-        errors = {name: value.mean() for name, value in frame_errors(predicted, batch.future).items()}
+        errors = [value.mean() for _, value in sorted(frame_errors(predicted, batch.future).items())]  # mae, mse
         floors = film_floors(batch.past, batch.future.shape[1])
-        floor = min(float(frame_errors(film, batch.future)["mse"].mean()) for film in floors.values())
-        found = {"loss": F.mse_loss(predicted, batch.future), **errors, "skill": 1 - errors["mse"] / max(floor, 1e-12)}
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, batch_size=len(batch), sync_dist=True)
+        copied = [frame_errors(films, batch.future)["mse"].mean() for _, films in sorted(floors.items())]
+        means = torch.stack([F.mse_loss(predicted, batch.future), *errors, *copied])
+        self._sums.append(torch.cat([means, means.new_ones(1)]) * batch.counted)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._sums:
+            return
+        # Added up before they are compared: then the skill is the same, however the films lie in batches and processes.
+        total = torch.stack(self._sums).double().sum(dim=0)
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        loss, mae, mse, *copied = (total[:-1] / total[-1]).float().unbind()
+        skill = 1 - mse / torch.stack(copied).min().clamp(min=1e-12)
+        self.log_dict({"val/loss": loss, "val/mse": mse, "val/mae": mae, "val/skill": skill}, sync_dist=True)
+        self._sums = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, scheduler = self.config.optimizer.build(self.model, int(self.trainer.estimated_stepping_batches))

@@ -34,15 +34,22 @@ class ForecastTraining(LightningModule):
                 f"task impute: the horizon must be the look-back, {shape.look_back} steps, got {shape.horizon}."
             )
         self._sums: list[Float[Tensor, " sum"]] = []
+        self._judged: Bool[Tensor, "batch horizon target"] | int | None = None
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         window, truth, mask = self.task(batch)
         loss = self.model.head.error(self.model(window), truth, mask)
+        self._judged = truth.numel() if mask is None else mask
         # Lightning forgets what is logged between two rows of the log, and takes a millisecond for it.
         trainer: Any = self.trainer  # its stubs do not know how often it logs
         if (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0:
-            self.log("train/loss", loss.detach(), batch_size=len(batch))
+            self.log("train/loss", loss.detach(), batch_size=batch.counted)
         return loss
+
+    def loss_counts(self) -> Tensor | int:
+        """Over how many values the last training loss was a mean, for the mean over several processes."""
+        assert self._judged is not None
+        return self._judged if isinstance(self._judged, int) else self._judged.sum()
 
     def on_validation_epoch_start(self) -> None:
         self._sums = []

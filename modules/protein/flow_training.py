@@ -47,17 +47,18 @@ class ProteinFlowTraining(LightningModule):
         self.igso3 = IGSO3(IGSO3_SIGMA)
 
     def training_step(self, batch: BackboneBatch | FramePairBatch, batch_idx: int) -> Tensor:
-        # One draw for the batch, from the seed of its first sample: a forward pass is saved where it says no.
+        # One draw for the whole batch, from the seed of its first sample: a forward pass is saved where it says no.
         share = self.config.self_condition
-        conditioned = share > 0 and float(rand_per_sample(batch.seeds[:1], stream=SELF_CONDITION_STREAM)) < share
+        first = torch.tensor([batch.whole.seed])
+        conditioned = share > 0 and float(rand_per_sample(first, stream=SELF_CONDITION_STREAM)) < share
         means = self.losses(self.corrupted(batch), self_condition=conditioned).means()
-        self.log_dict({f"train/{name}": value.detach() for name, value in means.items()}, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value.detach() for name, value in means.items()}, batch_size=batch.counted)
         return means["loss"]
 
     def validation_step(self, batch: BackboneBatch | FramePairBatch, batch_idx: int) -> None:
         draws = [self.losses(self.corrupted(batch, draw=draw)).means() for draw in range(self.config.validation_draws)]
         means = {f"val/{name}": torch.stack([draw[name] for draw in draws]).mean() for name in draws[0]}
-        self.log_dict(means, batch_size=len(batch), sync_dist=True)
+        self.log_dict(means, batch_size=batch.counted, sync_dist=True)
 
     def corrupted(self, batch: BackboneBatch | FramePairBatch, *, draw: int = 0) -> Corrupted:
         """The batch at its times; `draw` counts noises and times of one sample."""

@@ -39,12 +39,12 @@ class ShapeFlowTraining(LightningModule):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         keep = rand_per_sample(batch.seeds, stream=DROPOUT_STREAM) >= self.config.condition_dropout
         loss = self.velocity_loss(batch, keep.to(batch.latents.device)).mean()
-        self.log("train/velocity_mse", loss, batch_size=len(batch))
+        self.log("train/velocity_mse", loss, batch_size=batch.counted)
         return loss
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
         losses = [self.velocity_loss(batch, draw=draw) for draw in range(self.config.validation_draws)]
-        self.log("val/velocity_mse", torch.stack(losses).mean(), batch_size=len(batch), sync_dist=True)
+        self.log("val/velocity_mse", torch.stack(losses).mean(), batch_size=batch.counted, sync_dist=True)
 
     def velocity_loss(
         self, batch: LatentBatch, keep_condition: Bool[Tensor, " batch"] | None = None, *, draw: int = 0

@@ -41,14 +41,15 @@ class ShapeVAETraining(LightningModule):
         if self.uses_gradient:
             terms |= self.gradient_terms(batch, decoded)
         loss = self.weighted(terms)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=len(batch))
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=batch.counted)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.counted)
         return loss
 
     def validation_step(self, batch: SurfaceBatch, batch_idx: int) -> None:
         posterior = self.model.encode(batch.surface, seeds=batch.seeds)
         measured = self.distance_terms(batch, self.model.decode(posterior.mean)) | self.measures(batch, posterior)
-        self.log_dict({f"val/{name}": value for name, value in measured.items()}, batch_size=len(batch), sync_dist=True)
+        values = {f"val/{name}": value for name, value in measured.items()}
+        self.log_dict(values, batch_size=batch.counted, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = self.config.optimizer.build(self, int(self.trainer.estimated_stepping_batches))

@@ -87,7 +87,7 @@ class TestOrder:
         assert [a[:2] for a in alone] == [b[:2] for b in shared]
         assert all(torch.equal(a[2], b[2]) for a, b in zip(alone, shared, strict=True))
 
-    @pytest.mark.parametrize("world", [2, 4])
+    @pytest.mark.parametrize("world", [2, 3, 4])
     def test_union_of_the_ranks_is_the_order_of_one(self, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
         alone = drawn(data())
         ranks = []
@@ -99,9 +99,18 @@ class TestOrder:
                 assert ranks[rank][step][0] == ids[rank::world]
                 assert ranks[rank][step][1] == seeds[rank::world]
 
-    def test_a_batch_that_cannot_be_dealt_evenly_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ItemDataModule, "_rank_and_world", lambda self: (0, 3))
-        with pytest.raises(ConfigError, match="the nearest that fit are 3 and 6"):
+    @pytest.mark.parametrize("world", [1, 3])
+    def test_every_part_knows_of_the_whole_batch(self, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        alone = drawn(data())
+        for rank in range(world):
+            monkeypatch.setattr(ItemDataModule, "_rank_and_world", lambda self, rank=rank: (rank, world))
+            for batch, (ids, seeds, _) in zip(data().train_dataloader(), alone, strict=True):
+                assert (batch.whole.samples, batch.whole.seed) == (len(ids), seeds[0])
+                assert batch.counted == len(ids[rank::world])
+
+    def test_a_batch_with_fewer_samples_than_processes_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ItemDataModule, "_rank_and_world", lambda self: (0, 5))
+        with pytest.raises(ConfigError, match="at least 5, or at most 4 workers"):
             data().train_dataloader()
 
     def test_samples_do_not_depend_on_the_batch_size(self) -> None:
@@ -117,17 +126,21 @@ class TestOrder:
         assert first == again
         assert [i for ids, _ in first for i in ids] == [module.dataset.ids[i] for i in module.splits["validation"]]
 
-    def test_every_rank_validates_as_many_batches_and_no_item_is_left_out(
+    def test_every_rank_validates_as_many_batches_and_every_item_counts_once(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen, counts = set(), set()
+        seen, counts, repeated = [], set(), 0
         for rank in range(3):
             monkeypatch.setattr(ItemDataModule, "_rank_and_world", lambda self, rank=rank: (rank, 3))
             batches = list(ItemDataModule(Points(60), SplitConfig(), 3, 0).val_dataloader())
             counts.add(len(batches))
-            seen |= {item for batch in batches for item in batch.ids}
+            seen += [item for batch in batches if batch.counted for item in batch.ids]
+            repeated += sum(not batch.counted for batch in batches)
         assert len(counts) == 1
-        assert seen == {Points(60).ids[i] for i in split_items(Points(60).ids, SplitConfig())["validation"]}
+        assert sorted(seen) == sorted(
+            Points(60).ids[i] for i in split_items(Points(60).ids, SplitConfig())["validation"]
+        )
+        assert repeated, "or no rank was ever without an item"
 
     def test_there_is_no_validation_loader_where_nothing_is_held_out(self) -> None:
         module = ItemDataModule(Points(), SplitConfig(validation=0, test=0), 4, 0)

@@ -90,7 +90,7 @@ class TestOrder:
         assert [named(a) for a in alone] == [named(b) for b in shared]
         assert all(torch.equal(a.past, b.past) for a, b in zip(alone, shared, strict=True))
 
-    @pytest.mark.parametrize("world", [2, 4])
+    @pytest.mark.parametrize("world", [2, 3, 4])
     def test_union_of_the_ranks_is_the_order_of_one(
         self, path: Path, world: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -99,10 +99,13 @@ class TestOrder:
             monkeypatch.setattr(WindowDataModule, "_rank_and_world", lambda self, rank=rank: (rank, world))
             for batch, whole in zip(module(path).train_dataloader(), alone, strict=True):
                 assert named(batch) == named(whole)[rank::world]
+                assert (batch.whole.samples, batch.whole.seed) == (len(whole), int(whole.seeds[0]))
 
-    def test_a_batch_that_cannot_be_dealt_evenly_is_refused(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(WindowDataModule, "_rank_and_world", lambda self: (0, 3))
-        with pytest.raises(ConfigError, match="the nearest that fit are 3 and 6"):
+    def test_a_batch_with_fewer_windows_than_processes_is_refused(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(WindowDataModule, "_rank_and_world", lambda self: (0, 5))
+        with pytest.raises(ConfigError, match="at least 5, or at most 4 workers"):
             module(path).train_dataloader()
 
     def test_strides_leave_windows_out(self, path: Path) -> None:
