@@ -11,6 +11,7 @@ from flows.reporting.run_folder import report_of_run
 from flows.reporting.sections import (
     Command,
     Curve,
+    Drawing,
     Duration,
     Durations,
     Figure,
@@ -34,6 +35,7 @@ from flows.reporting.sections import (
 __all__ = [
     "Command",
     "Curve",
+    "Drawing",
     "Duration",
     "Durations",
     "Figure",

@@ -152,6 +152,11 @@ class Tracker:
             ),
         )
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is recorded."""
+        return self._run is not None
+
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Numbers at an optimizer step.
 
@@ -287,11 +292,16 @@ def tracked(run: "Run", step: str) -> Iterator[Tracker]:
     tracker.finish()
 
 
-def record_end(run: "Run", state: str, *, failed: bool, **facts: Any) -> None:
-    """How a trial ended, in its W&B run; said from outside, as a process that was killed cannot say it itself."""
+def record_end(run: "Run", state: str, *, failed: bool, **facts: Any) -> bool:
+    """How a trial ended, in its W&B run; said from outside, as a process that was killed cannot say it itself.
+
+    Gives whether it was recorded: not where W&B is off.
+    """
     tracker = Tracker(run, "end")
     tracker.summarize(state=state, **facts)
+    recorded = tracker.on
     tracker.finish(exit_code=int(failed))
+    return recorded
 
 
 def has_key() -> bool:

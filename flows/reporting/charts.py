@@ -70,8 +70,8 @@ def svg(plot: Plot, *, log: bool) -> Markup:
     """The plot as one `<svg>` element; colours come from the page's style sheet."""
     steps = [point.step for line in plot.lines for point in line.points]
     values = [point.value for line in plot.lines for point in line.points]
-    x_axis = _Axis.around(min(steps), max(steps), (_LEFT, WIDTH - _RIGHT), log=False, padding=0.0)
-    y_axis = _Axis.around(min(values), max(values), (HEIGHT - _BOTTOM, _TOP), log=log, padding=0.04)
+    x_axis = Axis.around(min(steps), max(steps), (_LEFT, WIDTH - _RIGHT), log=False, padding=0.0)
+    y_axis = Axis.around(min(values), max(values), (HEIGHT - _BOTTOM, _TOP), log=log, padding=0.04)
     parts = [_grid(x_axis, y_axis), *(_drawn(line, x_axis, y_axis) for line in plot.lines)]
     ends = ", ".join(f"{line.label or plot.quantity} ends at {number(line.last.value)}" for line in plot.lines)
     scale = "logarithmic" if log else "linear"
@@ -82,8 +82,8 @@ def svg(plot: Plot, *, log: bool) -> Markup:
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """Values `low` to `high` laid on pixels `start` to `end`, evenly or by their logarithm."""
+class Axis:
+    """Values laid on pixels `start` to `end`, evenly or by their logarithm (then `low` and `high` are exponents)."""
 
     low: float
     high: float
@@ -92,7 +92,7 @@ class _Axis:
     log: bool
 
     @classmethod
-    def around(cls, low: float, high: float, pixels: tuple[float, float], *, log: bool, padding: float) -> "_Axis":
+    def around(cls, low: float, high: float, pixels: tuple[float, float], *, log: bool, padding: float) -> "Axis":
         if log:
             low, high = math.log10(low), math.log10(high)
         margin = padding * (high - low)
@@ -134,14 +134,14 @@ def _decades(low: float, high: float) -> list[float]:
     return inside if len(inside) > 1 else _round_steps(10**low, 10**high, 4)
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis) -> Markup:
+def _grid(x_axis: Axis, y_axis: Axis) -> Markup:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts = []
     for tick in y_axis.ticks(5):
         y = round(y_axis(tick), 1)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
-            f'<text x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{_short(tick)}</text>'
+            f'<text x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{tick_text(tick)}</text>'
         )
     for tick in x_axis.ticks(5):
         if tick != int(tick):
@@ -149,20 +149,20 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> Markup:
         x = round(x_axis(tick), 1)
         parts.append(
             f'<line class="tick" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>'
-            f'<text x="{x}" y="{bottom + 17}" text-anchor="middle">{_short(tick)}</text>'
+            f'<text x="{x}" y="{bottom + 17}" text-anchor="middle">{tick_text(tick)}</text>'
         )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text class="axis-name" x="{right}" y="{HEIGHT - 3}" text-anchor="end">step</text>')
     return Markup("".join(parts))
 
 
-def _short(tick: float) -> str:
+def tick_text(tick: float) -> str:
     """The label of a tick: `25k` rather than `25000`, and no digits that come from rounding."""
     text = f"{tick / 1000:g}k" if 10_000 <= abs(tick) < 1e6 else f"{tick:g}"
     return text.replace("-", "\N{MINUS SIGN}", 1) if tick < 0 else text
 
 
-def _drawn(line: Line, x_axis: _Axis, y_axis: _Axis) -> Markup:
+def _drawn(line: Line, x_axis: Axis, y_axis: Axis) -> Markup:
     """A dense curve as a faint band of its extremes with its running mean; a sparse one as a line with dots."""
     name = escape(line.split or "only")
     if len(line.points) == 1:
@@ -182,7 +182,7 @@ def _drawn(line: Line, x_axis: _Axis, y_axis: _Axis) -> Markup:
     )
 
 
-def _path(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, name: str) -> Markup:
+def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis, name: str) -> Markup:
     route = "L".join(f"{x_axis(p.step):.1f} {y_axis(p.value):.1f}" for p in points)
     return Markup('<path class="{}" d="M{}"/>').format(name, route)
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 import numpy as np
+from markupsafe import Markup
 
 from data.batch import Backbone, TriangleMesh
 
@@ -112,6 +113,19 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A chart that becomes part of the page itself, so that what lies under the pointer can say what it is."""
+
+    title: str
+    svg: Markup
+    """One `<svg>` element. It is not escaped again: whoever draws it escapes what comes from outside
+    (`markupsafe.Markup.format`). Elements of the class `one` stand out under the pointer; their `<title>` is shown."""
+    note: str = ""
+    width: int = 1072
+    """Pixels below which the chart is scrolled and not made smaller."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyValues:
     """Facts under short headings: what data, which versions, how long. One group needs no heading ("")."""
 
@@ -167,7 +181,9 @@ class Text:
     paragraphs: Sequence[str]
 
 
-Section: TypeAlias = LossCurves | Table | MeshGallery | Figures | KeyValues | Durations | Source | Command | Text
+Section: TypeAlias = (
+    LossCurves | Table | MeshGallery | Figures | Drawing | KeyValues | Durations | Source | Command | Text
+)
 
 
 @dataclass(frozen=True, kw_only=True)
