@@ -8,8 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
+
+COMMIT = "PENSTOCK_COMMIT"
+"""Environment variable: the commit that a copy of the checkout was made from, with a `+` where files were changed."""
 
 
 def collect(command: str, seed: int) -> dict[str, Any]:
@@ -26,13 +30,17 @@ def collect(command: str, seed: int) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Version of this package and, where it runs from a git checkout, the commit and whether files were changed."""
+    """Version of this package and, where it runs from a git checkout or a copy of one that a job brought along, the
+    commit and whether files were changed."""
     found: dict[str, Any] = {"version": _version("penstock")}
     root = Path(__file__).resolve().parent.parent
     if (root / ".git").exists():
         commit = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
         changes = _output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
         found |= {"commit": commit, "dirty": bool(changes)} if commit else {}
+    elif os.environ.get(COMMIT):
+        copied = os.environ[COMMIT]
+        found |= {"commit": copied.removesuffix("+"), "dirty": copied.endswith("+")}
     return found
 
 
@@ -40,8 +48,9 @@ def package_versions() -> dict[str, str]:
     """Versions of Python and of every package this one declares."""
     try:
         declared = importlib.metadata.requires("penstock") or []
-    except importlib.metadata.PackageNotFoundError:
-        declared = []
+    except importlib.metadata.PackageNotFoundError:  # a copy that runs without being installed
+        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        declared = tomllib.loads(project.read_text())["project"]["dependencies"] if project.is_file() else []
     names = sorted({re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0] for line in declared if "extra ==" not in line})
     versions = {name: _version(name) for name in names}
     return {"python": platform.python_version()} | {name: v for name, v in versions.items() if v}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.clusters.local import admitted
 from data.extras import require
 from flows.placement import Placement
 
@@ -42,13 +43,13 @@ def cluster_for(placement: Placement) -> Iterator[None]:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connected to the cluster at `address` (else RAY_ADDRESS) while the block runs; a cluster of its own where neither
-    is given, which is gone afterwards, files included."""
+    """Connected to the cluster at `address` (else RAY_ADDRESS, else the one of `penstock cluster up`) while the block
+    runs; where there is none, a cluster of its own, which is gone afterwards, files included."""
     package = ray()
     if package.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = admitted(address)
     folder = None if address else tempfile.mkdtemp(prefix="pen-")  # short: a socket's path has room for 107 letters
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "_temp_dir": folder}
     if not address:
