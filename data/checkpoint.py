@@ -191,7 +191,12 @@ class RollingCheckpoint(Checkpoint):
         if not self.every_seconds:
             return False
         # Clocks differ between ranks and saving is a collective act: rank 0 decides.
-        return bool(trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.every_seconds))
+        return bool(trainer.strategy.broadcast(self.seconds_since >= self.every_seconds))
+
+    @property
+    def seconds_since(self) -> float:
+        """Seconds since the last checkpoint, or the start."""
+        return time.monotonic() - self._saved_at
 
     def save(self, trainer: "lightning.Trainer") -> None:
         """Save now, unless this step is saved already: for whoever ends a training early."""

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -12,6 +12,7 @@ from flows.placement import Placement, read_placement
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
+    from torch import Tensor
 
     from flows.run import Run
     from flows.steps.training import Training
@@ -29,6 +30,10 @@ class Executor(Protocol):
         """While the block runs, independent pieces of work (`data.worker_pool`) are done by the executor."""
 
 
+OBSERVERS: list[Callable[[], "Callback"]] = []
+"""Makers of callbacks for every training that this process does alone: whoever runs one can look on (a sweep does)."""
+
+
 class Group:
     """The processes that train together, as one of them sees it; this one: a process alone."""
 
@@ -41,19 +46,26 @@ class Group:
 
     def callbacks(self) -> Sequence["Callback"]:
         """What else watches the training; they come last, after the optimizer step is done and saved."""
-        return ()
+        return [make() for make in OBSERVERS]
 
     def agreed(self, value: Value) -> Value:
         """The value of rank 0, in every process."""
         return value
 
-    def mean(self, values: Mapping[str, float], weight: float) -> dict[str, float]:
-        """The mean over the processes, each counting by its weight; all of them call this at the same time."""
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean over the processes, each counting by its part of the last training batch; all call this together."""
         return dict(values)
 
-    def asked_to_stop(self) -> str | None:
-        """Who asked for an orderly end (`SIGTERM`), the same answer in every process; None: nobody."""
-        return None
+    def after_step(self, stop: str | None, save: bool) -> tuple[str | None, bool]:
+        """Who asked any process for an orderly end (None: nobody), and whether rank 0 finds a checkpoint due.
+
+        All call this after each step, with what each knows by itself, and get the same answer.
+        """
+        return stop, save
+
+    def whole(self, weights: Mapping[str, "Tensor"]) -> Mapping[str, "Tensor"]:
+        """Weights of which each process may have a share, put together; all call this together."""
+        return weights
 
     def close(self) -> None:
         """The training ended."""

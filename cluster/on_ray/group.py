@@ -1,12 +1,15 @@
-"""What one worker of a Ray Train group knows of the others."""
+"""What one of several training processes knows of the others."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from flows.executor import Group
+
+if TYPE_CHECKING:
+    from cluster.on_ray.strategies import Together
 
 Value = TypeVar("Value")
 
@@ -18,35 +21,66 @@ class Orders(Protocol):
         """Who asked for an orderly end; None: nobody. Asked by the first process after each step, so it is quick."""
 
 
-class RayGroup(Group):
-    """The workers of one Ray Train group; torch's process group connects them."""
+class ProcessGroup(Group):
+    """Processes that torch's process group connects, each with one device."""
 
-    def __init__(self, strategy: str, orders: Orders | None = None) -> None:
-        import ray.train
+    def __init__(self, strategy: str, orders: Orders | None, device: torch.device) -> None:
+        from cluster.on_ray.strategies import made  # late: Lightning
 
-        self._orders = orders
-
-        context = ray.train.get_context()
-        self.rank, self.size, self.strategy = context.get_world_rank(), context.get_world_size(), strategy
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._orders, self._device = orders, device
+        # A process alone trains as it would without a group.
+        self._strategy: Together | None = made(strategy, device) if self.size > 1 else None
+        # What processes tell each other besides gradients is small and lies on the CPU: no step waits for the GPU.
+        self._talk = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
     def trainer_options(self) -> Mapping[str, Any]:
-        from ray.train.lightning import RayDDPStrategy, RayFSDPStrategy, RayLightningEnvironment
-
-        strategy = RayFSDPStrategy() if self.strategy == "fsdp" else RayDDPStrategy(find_unused_parameters=True)
-        return {
-            "strategy": strategy,
-            "plugins": [RayLightningEnvironment()],
-            "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
-            "devices": "auto",
-        }
+        if self._device.type == "cuda":
+            place = {"accelerator": "gpu", "devices": [self._device.index or 0]}
+        else:
+            place = {"accelerator": "cpu", "devices": 1}
+        return place if self._strategy is None else {**place, "strategy": self._strategy}
 
     def agreed(self, value: Value) -> Value:
         found = [value]
-        dist.broadcast_object_list(found, src=0)
+        dist.broadcast_object_list(found, src=0, group=self._talk)
         return found[0]
 
-    def mean(self, values: Mapping[str, float], weight: float) -> dict[str, float]:
-        names = sorted(values)
-        sums = torch.tensor([weight, *(values[name] * weight for name in names)], dtype=torch.float64)
-        dist.all_reduce(sums)
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        if self._strategy is None:
+            return dict(values)
+        names, weight = sorted(values), float(self._strategy.weight)
+        # Nothing of a process whose samples do not count, or a NaN there would spread.
+        parts = [values[name] * weight if weight else 0.0 for name in names]
+        sums = torch.tensor([weight, *parts], dtype=torch.float64)
+        dist.all_reduce(sums, group=self._talk)
         return dict(zip(names, (sums[1:] / sums[0]).tolist(), strict=True))
+
+    def after_step(self, stop: str | None, save: bool) -> tuple[str | None, bool]:
+        if self.rank == 0 and stop is None and self._orders is not None:
+            stop = self._orders.stop()
+        if self.size == 1:
+            return stop, save
+        # One small sum in every step; the words follow in the one step in which there are any.
+        asked = torch.tensor([stop is not None, save and self.rank == 0], dtype=torch.int32)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._talk)
+        if not asked[0]:
+            return None, bool(asked[1])
+        words: list[str | None] = [None] * self.size
+        dist.all_gather_object(words, stop, group=self._talk)
+        return next(said for said in words if said is not None), bool(asked[1])
+
+
+class RayGroup(ProcessGroup):
+    """The workers of one Ray Train group."""
+
+    def __init__(self, strategy: str, orders: Orders | None = None) -> None:
+        import ray.train.torch
+
+        super().__init__(strategy, orders, ray.train.torch.get_device())
+
+    def trainer_options(self) -> Mapping[str, Any]:
+        from ray.train.lightning import RayLightningEnvironment
+
+        options = super().trainer_options()
+        return options if self.size == 1 else {**options, "plugins": [RayLightningEnvironment()]}

@@ -90,8 +90,7 @@ def fit(training: Training, group: Group) -> None:
         print(f"going on from step {resumed_at} ({start.name})", flush=True)
     rolling = checkpoint_callback(
         run.checkpoints(place),
-        every_steps=settings.checkpoint_every_steps,
-        every_seconds=settings.checkpoint_every_seconds,
+        every_steps=settings.checkpoint_every_steps,  # those by time: StopWhenAsked
         keep=settings.keep_checkpoints,
     )
     best = BestWeights(patience=settings.patience)
@@ -105,7 +104,7 @@ def fit(training: Training, group: Group) -> None:
             module, datamodule=training.data, ckpt_path=None if start is None else str(start), weights_only=True
         )
         if settings.select == "best" and best.weights:
-            cast(nn.Module, module.model).load_state_dict(best.weights)
+            cast(nn.Module, module.model).load_state_dict(group.whole(best.weights))
             if first:
                 kept = f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})"
                 print(kept, flush=True)
@@ -130,7 +129,7 @@ def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
 def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint, group: Group) -> "Trainer":
     if settings.ema_decay is not None:
         callbacks.append(ema_callback(settings.ema_decay))
-    callbacks += [*group.callbacks(), StopWhenAsked(rolling, group)]
+    callbacks += [*group.callbacks(), StopWhenAsked(rolling, group, settings.checkpoint_every_seconds)]
     placed = {"accelerator": settings.accelerator, "devices": settings.devices, **group.trainer_options()}
     return lightning.Trainer(
         max_steps=settings.steps,

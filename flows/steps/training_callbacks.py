@@ -44,7 +44,7 @@ class TidyLogger(Logger):
         done = (step or 0) + 1
         if not values:
             return
-        values = self._group.mean(values, 1.0)
+        values = self._group.mean(values)
         if self._metrics is not None:
             self._metrics.log(values, done, int(metrics.get("epoch", 0)))
         if self._tracker is not None:
@@ -73,13 +73,14 @@ class ShowProgress(Callback):
 class StopWhenAsked(Checkpoint):
     """On SIGTERM or Ctrl-C: a checkpoint after the optimizer step under way, then an orderly end.
 
-    A `Checkpoint` in Lightning's sense, so that it runs after the callbacks whose state the checkpoint holds.
+    A `Checkpoint` in Lightning's sense, so that it runs after the callbacks whose state the checkpoint holds. It also
+    saves by time (`every_seconds`): processes that train together agree on both at once.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, rolling: RollingCheckpoint, group: Group) -> None:
-        self._rolling, self._group = rolling, group
+    def __init__(self, rolling: RollingCheckpoint, group: Group, every_seconds: float | None = None) -> None:
+        self._rolling, self._group, self._every_seconds = rolling, group, every_seconds
         self._asked: str | None = None
         self._asked_at = 0.0
         self._before: dict[int, Any] = {}
@@ -117,7 +118,9 @@ class StopWhenAsked(Checkpoint):
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        asked = self._asked or self._group.asked_to_stop()
-        if asked:
+        due = self._every_seconds is not None and self._rolling.seconds_since >= self._every_seconds
+        asked, due = self._group.after_step(self._asked, due)
+        if asked or due:
             self._rolling.save(trainer)
+        if asked:
             raise Interrupted(f"stopped by {asked} after step {trainer.global_step}; a checkpoint is written.")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.errors import ConfigError
+from modules.layers.batch_norm import BatchNorm1d
 
 
 def patch_count(look_back: int, patch: int, stride: int, *, repeated: int = 0) -> int:
@@ -73,7 +74,7 @@ class PatchHead(nn.Module):
         return mapped.transpose(0, 1)
 
 
-class TokenBatchNorm(nn.BatchNorm1d):
+class TokenBatchNorm(BatchNorm1d):
     """Batch normalisation of every channel over all tokens of all windows."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from modules.forecast.heads import Head
 from modules.forecast.interface import Forecaster, WindowShape
 from modules.forecast.normalisation import WindowStatistics, window_statistics
 from modules.forecast.window_affine import WindowAffine
+from modules.layers.batch_norm import BatchNorm1d
 
 Smoothing = Literal["exponential", "double", "none"]
 
@@ -86,13 +87,13 @@ class PatchStream(nn.Module):
         patches = (shape.look_back + self.padding - config.patch) // config.stride + 1
         hidden = config.patch**2
         self.embed = nn.Linear(config.patch, hidden)
-        self.embed_norm = nn.BatchNorm1d(patches)
+        self.embed_norm = BatchNorm1d(patches)
         # One convolution per patch, kernel and stride a patch long: `patch` numbers per patch come out.
         self.depthwise = nn.Conv1d(patches, patches, config.patch, config.patch, groups=patches)
-        self.depthwise_norm = nn.BatchNorm1d(patches)
+        self.depthwise_norm = BatchNorm1d(patches)
         self.residual = nn.Linear(hidden, config.patch)
         self.pointwise = nn.Linear(patches, patches)
-        self.pointwise_norm = nn.BatchNorm1d(patches)
+        self.pointwise_norm = BatchNorm1d(patches)
         self.expand = nn.Linear(patches * config.patch, 2 * shape.horizon)
         self.contract = nn.Linear(2 * shape.horizon, shape.horizon)
 
