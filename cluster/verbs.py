@@ -15,7 +15,7 @@ from data.errors import ConfigError, PenstockError
 from flows import workflow
 from flows.domain import TRAIN, Domain, load_domain
 from flows.placement import Placement, write_placement
-from flows.run import DONE, Run, all_runs, create, find, user_message
+from flows.run import DONE, SWEEP, Run, all_runs, create, find, user_message
 from flows.tracking import requested_mode
 
 NEW_RUN_ONLY = ("preset", "data", "config", "seed", "name", "wandb")
@@ -38,18 +38,23 @@ def do_run(arguments: argparse.Namespace) -> None:
         _say_done(run)
 
 
-def do_resume(arguments: argparse.Namespace) -> None:
+def do_resume(arguments: argparse.Namespace) -> int | None:
     _refuse_overrides(arguments, "resume goes on with the run's own configuration")
+    if arguments.run and (runs_dir(arguments) / arguments.run / SWEEP).is_file():
+        from cluster.sweeps.command import resume
+
+        return resume(runs_dir(arguments) / arguments.run, arguments)
     run = find(arguments.run, runs_dir(arguments)) if arguments.run else _newest_unfinished(runs_dir(arguments))
     if run.state() == DONE:
         print(f"{run.name} is finished; nothing is missing.")
-        return
+        return None
     placing.move(run, arguments)
     kept = run.finished()
     print(f"resuming {run.name}" + (f"; kept: {', '.join(kept)}" if kept else ""), flush=True)
     with placing.on_its_cluster(run):
         workflow.drive(run, wait=not arguments.no_wait)
     _say_done(run)
+    return None
 
 
 def _newest_unfinished(folder: Path) -> Run:
