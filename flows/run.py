@@ -19,6 +19,7 @@ from data.atomic import SUFFIX, is_disk_full, written_file
 from data.errors import PenstockError
 from flows import provenance
 from flows.domain import Domain, load_domain
+from flows.executor import executor_for
 from flows.lock import Holder, held, holder
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
@@ -267,7 +268,8 @@ class Run:
 
         try:
             _use_threads(self.config.threads)
-            self.domain.steps[step](self)
+            with executor_for(self).spreading():
+                self.domain.steps[step](self)
         except (KeyboardInterrupt, Interrupted):
             ended(state=PENDING, error="interrupted")
             raise

@@ -1,11 +1,12 @@
 """Trainings and item-wise work of a run, done by a Ray cluster."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.on_ray.connection import connected
+from data.worker_pool import plugged
 from flows.placement import Placement
 from flows.run import Run
 
@@ -28,4 +29,9 @@ class OnRay:
 
     @contextmanager
     def spreading(self) -> Iterator[None]:
-        yield
+        from cluster.on_ray.spread import RayPool
+
+        with ExitStack() as stack:
+            pool = RayPool(self.run, self.placement, lambda: stack.enter_context(connected(self.placement.address)))
+            with plugged(pool):
+                yield
