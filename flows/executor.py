@@ -76,8 +76,10 @@ class Local:
     """This process."""
 
     def train(self, training: "Training") -> None:
-        from flows.steps.training import fit  # late: torch
+        from flows.steps.announcement import announce_local  # late: torch
+        from flows.steps.training import fit
 
+        announce_local(training)
         fit(training, Group())
 
     def spreading(self) -> AbstractContextManager[None]:
