@@ -21,6 +21,7 @@ from flows import provenance
 from flows.domain import Domain, load_domain
 from flows.executor import executor_for
 from flows.lock import Holder, held, holder
+from flows.stopping import like_ctrl_c
 
 DONE, RUNNING, FAILED, PENDING = "done", "running", "failed", "pending"
 SWEEP = "sweep.yaml"
@@ -268,7 +269,7 @@ class Run:
 
         try:
             _use_threads(self.config.threads)
-            with executor_for(self).spreading():
+            with like_ctrl_c(), executor_for(self).spreading():
                 self.domain.steps[step](self)
         except (KeyboardInterrupt, Interrupted):
             ended(state=PENDING, error="interrupted")

@@ -18,7 +18,8 @@ from data.errors import PenstockError
 from flows import step_server
 from flows.lock import BusyError, Holder, held, holder
 from flows.progress import MARK
-from flows.run import DONE, FAILED, Run
+from flows.run import DONE, FAILED, Interrupted, Run
+from flows.stopping import passed_on
 
 RUN_VARIABLE = "PENSTOCK_RUN"
 
@@ -65,20 +66,23 @@ def drive(run: Run, wait: bool = True) -> None:
         BusyError: somebody works on this run, and `wait` is False.
         PenstockError: a step failed for a reason that the user can mend.
         StepFailed: a step failed otherwise.
+        Interrupted: SIGTERM came; it was passed on to the step at work, which has saved what it had.
     """
     with shown_log(run):
         _wait_for_others(run, wait)
-        with held(run.path / "workflow.lock", "workflow") as lock:
+        with held(run.path / "workflow.lock", "workflow") as lock, passed_on(run.path / "lock") as asked:
             if run.state() == DONE:
                 return
             before = {name: record.attempts for name, record in run.steps().items()}
             code = _start_metaflow(run, lock)
             untouched = before == {name: record.attempts for name, record in run.steps().items()}
-            if code and untouched and _origin(run) is not None:
+            if code and untouched and _origin(run) is not None and not asked.is_set():
                 # Metaflow could not resume its own run (killed before its first record, or its store was
                 # removed). Our records decide what is left to do, so a fresh one does as well.
                 _id_file(run).unlink()
                 code = _start_metaflow(run, lock)
+    if asked.is_set() and run.state() != DONE:
+        raise Interrupted(f"stopped by SIGTERM. `penstock resume {run.name}` goes on from there.")
     _report_failure(run, code)
 
 
