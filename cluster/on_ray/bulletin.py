@@ -91,6 +91,8 @@ class Bulletin:
             self._failures[int(facts["rank"])] = facts
         if kind in ("failed", "left"):
             self._left.add(int(facts["rank"]))
+        if kind == "fell":
+            self._left = set(range(len(self._workers)))
         if kind == "at":
             self._at = note
             return

@@ -2,14 +2,30 @@
 
 import os
 import shutil
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster.clusters.local import admitted
+from data.errors import PenstockError
 from data.extras import require
+from flows.lock import held, holder
 from flows.placement import Placement
+
+REACH = 5.0
+"""Seconds in which a cluster's head must answer."""
+
+OWN = "pen-"
+"""What the folders of clusters begin with that last as long as one command: short, for a socket's path has room for
+107 letters."""
+
+SOCKET_ROOM = 30
+"""Letters of the folder for temporary files that still leave room for Ray's sockets."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -20,11 +36,27 @@ QUIET = {
 """Environment of every process that uses Ray."""
 
 
+REACH = 5.0
+"""Seconds in which a cluster's head must answer."""
+
+OWN = "pen-"
+"""What the folders of clusters begin with that last as long as one command: short, for a socket's path has room for
+107 letters."""
+
+SOCKET_ROOM = 30
+"""Letters of the folder for temporary files that still leave room for Ray's sockets."""
+
+
 def ray() -> Any:
     """The package, quiet and without telemetry. Raises PenstockError, naming the extra, where it is not installed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    return require("ray", "ray")
+    package = require("ray", "ray")
+    worker = sys.modules.get("ray._private.worker")
+    if worker is not None:
+        # Ray prints a paragraph on every process that dies, also with log_to_driver off; ours say what it means.
+        worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
+    return package
 
 
 @contextmanager
@@ -43,21 +75,117 @@ def cluster_for(placement: Placement) -> Iterator[None]:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connected to the cluster at `address` (else RAY_ADDRESS, else the one of `penstock cluster up`) while the block
-    runs; where there is none, a cluster of its own, which is gone afterwards, files included."""
+    """Connected to a cluster while the block runs.
+
+    The first that there is: the one at `address`, at RAY_ADDRESS, the one of `penstock cluster up`, else a cluster of
+    its own on this machine, which is gone afterwards, files included.
+
+    Raises:
+        PenstockError: the cluster does not answer, does not let us in, or has another version.
+    """
     package = ray()
     if package.is_initialized():
         yield
         return
     address = admitted(address)
-    folder = None if address else tempfile.mkdtemp(prefix="pen-")  # short: a socket's path has room for 107 letters
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", "_temp_dir": folder}
-    if not address:
-        options |= {"include_dashboard": False}
+    if address is None or address == "local":
+        with _own_cluster(package):
+            yield
+        return
+    _check_address(address)
     try:
-        package.init(log_to_driver=False, logging_level="ERROR", **options)
+        _join(package, address)
         yield
     finally:
         package.shutdown()
-        if folder is not None:
+
+
+def _join(package: Any, address: str) -> None:
+    options: dict[str, Any] = {}
+    if os.environ.get("PYTHONPATH") and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        # A job has this from its own environment; the processes of a cluster have it from nowhere.
+        paths = [str(Path(path).resolve()) for path in os.environ["PYTHONPATH"].split(os.pathsep) if path]
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+    try:
+        package.init(address=address, log_to_driver=False, logging_level="CRITICAL", **options)
+    except Exception as error:
+        raise _cannot_join(address, error) from error
+
+
+def _check_address(address: str) -> None:
+    """Whether anybody answers at HOST:PORT, before Ray tries for a minute."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "://" in address or not host or not port.isdigit():
+        raise PenstockError(
+            f"--address {address}: expected HOST:PORT of the cluster's head, as in 10.0.0.5:6379. From a machine that "
+            "is no part of the cluster: `penstock submit --address http://HEAD:8265 -- ...`."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except OSError as error:
+        raise PenstockError(
+            f"no Ray cluster answers at {address} ({error}). Is it up, and is this the port of its head (6379 unless "
+            "told otherwise)? Without --address and RAY_ADDRESS a cluster on this machine is used."
+        ) from None
+
+
+def _cannot_join(address: str, error: Exception) -> PenstockError:
+    """Ray's refusal in words."""
+    text = str(error)
+    lower = text.lower()
+    if type(error).__name__ == "AuthenticationError" or "token" in lower or "unauthenticated" in lower:
+        return PenstockError(
+            f"the cluster at {address} asks for a token, and "
+            + ("the one given is not its own" if os.environ.get("RAY_AUTH_MODE") == "token" else "none was given")
+            + ". Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the token."
+        )
+    if "version" in lower and "mismatch" in lower:
+        lines = " ".join(line.strip() for line in text.splitlines() if line.strip())
+        return PenstockError(
+            f"this Python and the cluster at {address} differ: {lines} Use the environment that the cluster runs in."
+        )
+    if "node_ip_address.json" in text or "no node" in lower or "could not find any running ray instance" in lower:
+        return PenstockError(
+            f"this machine is no node of the cluster at {address}. Run the command on one, or send it there: "
+            "`penstock submit --address http://HEAD:8265 -- ...`."
+        )
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return PenstockError(f"cannot join the Ray cluster at {address}: {first[:400]}")
+
+
+@contextmanager
+def _own_cluster(package: Any) -> Iterator[None]:
+    root = Path(tempfile.gettempdir())
+    root = root if len(str(root)) <= SOCKET_ROOM else Path("/tmp")
+    _sweep(root)
+    folder = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
+    try:
+        with held(folder / "owner", "a Ray cluster"):
+            try:
+                package.init(
+                    address="local",
+                    _temp_dir=str(folder),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="CRITICAL",
+                )
+                yield
+            finally:
+                package.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what clusters left here whose command was killed: the lock on a folder dies with its command."""
+    for folder in root.glob(f"{OWN}*"):
+        try:
+            mine = folder.stat().st_uid == os.getuid()
+            owned = (folder / "owner").exists()
+            fresh = time.time() - folder.stat().st_mtime < 60
+        except OSError:
+            continue
+        if mine and (holder(folder / "owner") is None if owned else not fresh):
             shutil.rmtree(folder, ignore_errors=True)

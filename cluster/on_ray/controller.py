@@ -33,11 +33,8 @@ class Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **named: Any) -> Any:
         named["failure_policy"] = Judge(self.run_config.failure_config, self._bulletin)
-        named["scaling_policy"] = (
-            Elastic(self.scaling_config)
-            if self.scaling_config.elasticity_enabled
-            else create_scaling_policy(self.scaling_config)
-        )
+        scaling: Any = self.scaling_config
+        named["scaling_policy"] = Elastic(scaling) if scaling.elasticity_enabled else create_scaling_policy(scaling)
         return super()._initialize_and_run_controller(**named)
 
 
@@ -61,7 +58,8 @@ class Judge(DefaultFailurePolicy):
         again = decision == FailureDecision.RETRY
         if errors:
             causes = [attempt.wish.text] if moved and attempt.wish else what_failed(errors, attempt)
-            self._bulletin.put.remote("fell", causes=causes, again=again, planned=moved)
+            details = [str(error)[-2000:] for error in errors.values() if not isinstance(error, Moved)]
+            self._bulletin.put.remote("fell", causes=causes, again=again, planned=moved, details=details)
         elif again:
             self._bulletin.put.remote("unstarted", text=str(training_failed_error).splitlines()[-1])
         return decision
@@ -116,7 +114,7 @@ class Foreman(ControllerCallback, WorkerGroupCallback):
         change = f"a change from {len(attempt.workers)} to {resize_decision.num_workers} workers"
         ray.get(self._bulletin.want.remote(Wish(change, move=True)))
         ray.get(self._bulletin.gone.remote(SAVING))
-        self._bulletin.put.remote("fell", causes=[change], again=True, planned=True)
+        self._bulletin.put.remote("fell", causes=[change], again=True, planned=True, details=[])
 
 
 def _attempt(bulletin: Any) -> Attempt:

@@ -29,8 +29,15 @@ CUT_OFF = (
 """What a worker says when another one is gone: a consequence, not a cause."""
 
 
+NO_MEMORY = ("due to memory pressure", "running low on memory", "memory usage threshold", "NODE_OUT_OF_MEMORY")
+"""What Ray says of a worker that it has killed itself; every other death mentions memory too, as a possible cause."""
+
 NODE_LOST = ("node has died", "node died", "dead node", "NODE_DIED", "Node died", "node failure")
 """What Ray says of a worker whose machine is gone."""
+
+
+DEATHS = {"RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "WorkerHealthCheckTimeoutError"}
+"""Ray's classes for processes that are gone."""
 
 
 def is_consequence(failure: Mapping[str, Any]) -> bool:
@@ -43,7 +50,9 @@ def cause_of_death(error: BaseException) -> str:
     """Why a worker's process is gone, from what Ray says of it."""
     inner = getattr(error, "health_check_failure", error)
     text = str(inner)
-    if "memory" in text.lower() and ("OOM" in text or "pressure" in text or "memory monitor" in text):
+    if not {kind.__name__ for kind in type(inner).__mro__} & DEATHS:
+        return f"could not go on: {text.strip().splitlines()[0] if text.strip() else type(inner).__name__}"
+    if type(inner).__name__ == "OutOfMemoryError" or any(part in text for part in NO_MEMORY):
         return "was killed for want of memory on its machine"
     if getattr(inner, "preempted", False):
         return "was lost with its machine, which was taken away"
@@ -126,13 +135,20 @@ class Chronicle:
         self._say(f"notice: {hosts} will be taken away; saving")
         self.record("notice", when, hosts=hosts)
 
-    def _on_fell(self, when: float, causes: Sequence[str], again: bool, planned: bool) -> None:
+    def _on_fell(self, when: float, causes: Sequence[str], again: bool, planned: bool, details: Sequence[str]) -> None:
         # A death is noticed late: the work stopped soon after the last step that was told of.
         self._fell, self.working = when, False
         step = f" after step {self._step}" if self._step else ""
         for cause in causes:
             self._say(f"{cause}{step}" + ("; beginning again" if again else ""))
-        self.record("moved" if planned else "lost", when, causes=list(causes), step=self._step, again=again)
+        self.record(
+            "moved" if planned else "lost",
+            when,
+            causes=list(causes),
+            step=self._step,
+            again=again,
+            details=list(details),
+        )
 
     def _on_waiting(self, when: float, wanted: str, there: str) -> None:
         self._say(f"waiting for machines: wanted {wanted}; the cluster has {there}")

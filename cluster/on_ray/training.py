@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.on_ray.bulletin import PATIENCE, Attempt, Bulletin, Wish
+from cluster.on_ray.capacity import announce_on_ray
 from cluster.on_ray.faults import Chronicle, what_failed
 from data.errors import PenstockError
 from flows.placement import Placement
@@ -60,6 +61,7 @@ def train_on_ray(training: Training, placement: Placement) -> None:
     driver = _Driver(training, placement, bulletin)
     try:
         with _signals() as asked:
+            announce_on_ray(training, placement, asked)
             driver.follow(asked)
     finally:
         ray.kill(bulletin)
@@ -159,8 +161,9 @@ class _Driver:
         if attempt.failures and len(attempt.failures) == len(errors):
             print(next(iter(attempt.failures.values()))["traceback"], file=sys.stderr, flush=True)
             raise TrainingFailed(causes)
+        allowed = self._placement.max_failures
         raise PenstockError(
-            f"{causes}, after {self._placement.max_failures} restarts. `penstock resume {self._training.run.name}` "
+            f"{causes}{f', after {allowed} restarts' if allowed else ''}. `penstock resume {self._training.run.name}` "
             "goes on from the last checkpoint; --max-failures N allows more."
         )
 
