@@ -4,27 +4,28 @@
 #   go_on.sh NAME sweep DOMAIN.STAGE --space space.yaml --on ray
 # The words after NAME are penstock's; `--name NAME` is added. SIGTERM and SIGINT are passed on and waited for.
 # The exit code is penstock's: 0 done, 130 stopped with a checkpoint (go on later), others: a fault.
-#   go_on.sh --stop     asks everything that was started so on this machine, by this user, to stop; waits for it
+#   go_on.sh --stop [NAME]   asks what was started so on this machine, by this user, to stop; waits for it
 # Environment: PENSTOCK_RUNS (default: ./runs), PENSTOCK (the command, default: penstock).
 set -u
 
-running() { # ids of the other go_on.sh of this user
+running() { # ids of the other go_on.sh of this user; with a NAME: of that run alone
     local folder words
     for folder in /proc/[0-9]*; do
-        [ -O "$folder" ] || continue
-        words=$(tr '\0' '\n' <"$folder/cmdline" 2>/dev/null) || continue
-        case $words in # the interpreter, this script, and not `--stop`
-        bash$'\n'*go_on.sh$'\n'--stop* | */bash$'\n'*go_on.sh$'\n'--stop*) ;;
-        bash$'\n'*go_on.sh$'\n'* | */bash$'\n'*go_on.sh$'\n'*) [ "${folder#/proc/}" = "$$" ] || echo "${folder#/proc/}" ;;
-        esac
-    done
+        if [ ! -O "$folder" ] || [ "${folder#/proc/}" = "$$" ]; then continue; fi
+        mapfile -d '' -t words <"$folder/cmdline" || continue
+        case ${words[0]-} in bash | */bash) ;; *) continue ;; esac
+        case ${words[1]-} in *go_on.sh) ;; *) continue ;; esac
+        [ "${words[2]-}" != --stop ] || continue
+        [ -z "${1-}" ] || [ "${words[2]-}" = "$1" ] || continue
+        echo "${folder#/proc/}"
+    done 2>/dev/null # processes that end meanwhile
 }
 
 if [ "${1-}" = --stop ]; then
-    for id in $(running); do
+    for id in $(running "${2-}"); do
         kill -TERM "$id" 2>/dev/null && echo "go_on.sh: asked $id to stop"
     done
-    while [ -n "$(running)" ]; do sleep 0.5; done
+    while [ -n "$(running "${2-}")" ]; do sleep 0.5; done
     exit 0
 fi
 if [ $# -lt 2 ]; then
