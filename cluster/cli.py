@@ -249,7 +249,7 @@ def _domains() -> list[str]:
     import configs
 
     roots = [Path(root) for root in configs.__path__]
-    return sorted({file.parent.name for root in roots for file in root.glob("*/*.yaml")})
+    return sorted({file.parent.name for root in roots for file in root.glob("*/*.yaml")} - {"sweeps"})
 
 
 def _example(text: str) -> str:

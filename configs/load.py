@@ -21,6 +21,7 @@ import configs
 from data.errors import ConfigError
 
 COMMAND_LINE = "command line"
+SWEEPS = "sweeps"  # configs/sweeps/ holds search spaces, no presets
 KIND = "class"  # never a field: a reserved word. Names the class where a section may be one of several
 
 Config = TypeVar("Config")
@@ -95,7 +96,7 @@ def domain_names() -> list[str]:
         folder.name
         for root in configs.__path__
         for folder in (Path(root).iterdir() if Path(root).is_dir() else ())
-        if folder.is_dir() and any(folder.glob("*.yaml"))
+        if folder.is_dir() and folder.name != SWEEPS and any(folder.glob("*.yaml"))
     }
     return sorted(found)
 

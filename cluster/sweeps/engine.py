@@ -1,11 +1,13 @@
 """A sweep from wherever it is to its end, by Ray Tune."""
 
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,7 +41,8 @@ def go_on(sweep: Sweep) -> Board:
         ConfigError: the cluster cannot hold a trial, or the trainings do not have the metric.
     """
     os.environ.update(TUNE)
-    with held(sweep.folder / "lock", f"sweep {sweep.name}", waiting_message), _cluster(sweep):
+    address = "local" if sweep.placement.on == "local" else sweep.placement.address
+    with held(sweep.folder / "lock", f"sweep {sweep.name}", waiting_message), connected(address):
         sweep.stop_file.unlink(missing_ok=True)
         board = Board(sweep)
         _begin(board)
@@ -60,18 +63,6 @@ def go_on(sweep: Sweep) -> Board:
         if run is not None and sweep.space.plan.then_for == "best":
             follow_up(sweep, run)
     return board
-
-
-@contextmanager
-def _cluster(sweep: Sweep) -> Iterator[None]:
-    """The cluster that the sweep is placed on; `--on local` has one of its own on this machine."""
-    before = os.environ.pop("RAY_ADDRESS", None) if sweep.placement.on == "local" else None
-    try:
-        with connected(sweep.placement.address):
-            yield
-    finally:
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
 
 
 def _begin(board: Board) -> None:
@@ -272,13 +263,14 @@ class Watching:
 
 def death_of(trial: Any, sweep: Sweep) -> str:
     """Why a trial's process ended without an outcome."""
-    text = str(trial.get_error() or "")
+    file = Path(trial.error_file) if trial.error_file else None
+    text = file.read_text(errors="replace") if file is not None and file.is_file() else ""
     times = f"{sweep.placement.max_failures + 1} times" if sweep.placement.max_failures else "once"
     if "OutOfMemory" in text or "memory pressure" in text:
         return f"out of memory: Ray ended its process because the machine ran out of memory ({times})"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    why = next((line for line in lines if "exit_detail" in line or "died" in line.lower()), lines[-1] if lines else "")
-    return f"its process died ({times}; killed, out of memory, or crashed): {why[:300]}"
+    code = re.search(r"exit_detail: ?(.*)|connection error code (\d+)", text, flags=re.IGNORECASE)
+    why = "killed, out of memory, or crashed" if code is None else " ".join(code[0].split())[:200]
+    return f"its process died {times} ({why})"
 
 
 def _scheduler(board: Board) -> str:
@@ -345,4 +337,3 @@ def all_failed(board: Board) -> PenstockError | None:
     if board.best() is not None or not bad:
         return None
     return PenstockError(f"no trial of {board.sweep.name} came to its end; {bad[0].name}: {bad[0].reason}")
-

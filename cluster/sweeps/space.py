@@ -96,6 +96,8 @@ class Plan:
     """Which trials do them."""
 
     def __post_init__(self) -> None:
+        if not self.metric:
+            raise ValueError("metric must be a name in the stage's metrics.csv, like val/loss.")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}.")
 
@@ -194,7 +196,10 @@ def parse_space(values: Mapping[str, Any], source: str) -> Space:
     both = [name for name in keys if name in flattened(fixed)]
     if both:
         raise ConfigError(f"{source}: '{both[0]}' stands under both `space` and `fixed`.")
-    plan = load.resolve(Plan, [load.tagged(rest, source)])
+    try:
+        plan = load.resolve(Plan, [load.tagged(rest, source)])
+    except ConfigError as error:
+        raise ConfigError(str(error) if source in str(error) else f"{source}: {error}") from None
     space = Space(source, plan, tuple(_key(name, said, source) for name, said in keys.items()), flattened(fixed))
     _check_search(space)
     return space
@@ -312,7 +317,7 @@ def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
     if not inside:
         last = name.rpartition(".")[2]
         same = [key for key in known if key.rpartition(".")[2] == last]
-        hint = load.nearest(name, same) or load.nearest(name, known)
+        hint = f" Did you mean '{same[0]}'?" if same else load.nearest(name, known)
         raise ConfigError(f"{source}: unknown key '{name}'.{hint} `--print-config` shows them all.")
 
 

@@ -115,7 +115,8 @@ def renew_optimizers(trainer: "Trainer", module: "LightningModule") -> None:
             base_before = group.get("initial_lr", group["lr"])
             base = wanted.get("initial_lr", wanted["lr"])
             rate = group["lr"] * (base / base_before if base_before else 1.0)
-            group.update({name: value for name, value in wanted.items() if name != "params"})
+            # Some optimizers count their steps in the group: that is a state, not a setting.
+            group.update({name: value for name, value in wanted.items() if name not in ("params", "step")})
             group["lr"] = rate
     for config in trainer.lr_scheduler_configs:
         scheduler: Any = config.scheduler
