@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 
 from data.errors import ConfigError
+from flows.domain import TRAIN
 from flows.executor import plug
 from flows.placement import Placement, read_placement, write_placement
-from flows.run import Run
+from flows.run import DONE, Run
 
 plug("ray", "cluster.on_ray.executor:OnRay")
 
@@ -42,7 +43,10 @@ def on_its_cluster(run: Run) -> Iterator[None]:
     if placement.on == "local":
         yield
         return
+    from cluster.on_ray.capacity import check
     from cluster.on_ray.connection import cluster_for
 
     with cluster_for(placement):
+        if any(step.startswith(TRAIN) and record.state != DONE for step, record in run.steps().items()):
+            check(run, placement)  # now, and not after hours of preparing data
         yield

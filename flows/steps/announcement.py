@@ -29,6 +29,8 @@ class Site:
     workers: int = 1
     together: int = 1
     """Most workers that share one machine's memory."""
+    on_one_gpu: int = 1
+    """Workers that share one GPU, where they have GPUs."""
     sharded: bool = False
     """Whether weights and optimizer state are divided among the workers."""
 
@@ -143,7 +145,7 @@ def _check_memory(training: "Training", site: Site, measured: "Measured", needs:
 
 
 def _sharing(site: Site, measured: "Measured") -> int:
-    return 1 if measured.machine.gpu else site.together
+    return site.on_one_gpu if measured.machine.gpu else site.together
 
 
 def _where(measured: "Measured") -> str:
