@@ -38,15 +38,19 @@ def move(run: Run, arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def on_its_cluster(run: Run) -> Iterator[None]:
-    """While the block runs, all steps of the run (in this process or its children) find one and the same cluster."""
+    """While the block runs, all steps of the run (in this process or its children) find one and the same cluster, and
+    what they write is copied to the run's storage, where it has one."""
+    from cluster.keeping import kept
+
     placement = read_placement(run.path)
     if placement.on == "local":
-        yield
+        with kept(run, placement):
+            yield
         return
     from cluster.on_ray.capacity import check
     from cluster.on_ray.connection import cluster_for
 
-    with cluster_for(placement):
+    with kept(run, placement), cluster_for(placement):
         if any(step.startswith(TRAIN) and record.state != DONE for step, record in run.steps().items()):
             check(run, placement)  # now, and not after hours of preparing data
         yield

@@ -44,7 +44,7 @@ def do_resume(arguments: argparse.Namespace) -> int | None:
         from cluster.sweeps.command import resume
 
         return resume(runs_dir(arguments) / arguments.run, arguments)
-    run = find(arguments.run, runs_dir(arguments)) if arguments.run else _newest_unfinished(runs_dir(arguments))
+    run = _to_resume(arguments)
     if run.state() == DONE:
         print(f"{run.name} is finished; nothing is missing.")
         return None
@@ -55,6 +55,16 @@ def do_resume(arguments: argparse.Namespace) -> int | None:
         workflow.drive(run, wait=not arguments.no_wait)
     _say_done(run)
     return None
+
+
+def _to_resume(arguments: argparse.Namespace) -> Run:
+    if not arguments.run:
+        return _newest_unfinished(runs_dir(arguments))
+    if "://" not in arguments.run:
+        return find(arguments.run, runs_dir(arguments))
+    from cluster.keeping import brought_back
+
+    return brought_back(arguments.run, runs_dir(arguments))
 
 
 def _newest_unfinished(folder: Path) -> Run:

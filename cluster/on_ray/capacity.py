@@ -9,6 +9,7 @@ from flows.placement import Placement
 from flows.run import Interrupted, Run
 
 if TYPE_CHECKING:
+    from cluster.on_ray.storage import Offer
     from flows.steps.announcement import Site
     from flows.steps.calibration import Measured
     from flows.steps.training import Training
@@ -51,7 +52,7 @@ class Cluster:
         return f"{count} {'node' if count == 1 else 'nodes'} with {_resources(cpus, gpus)}"
 
 
-def announce_on_ray(training: "Training", placement: Placement, asked: Sequence[str] = ()) -> None:
+def announce_on_ray(training: "Training", placement: Placement, offer: "Offer", asked: Sequence[str] = ()) -> None:
     """Say what a training will use on the connected cluster; `asked` gains a signal's name when it is to end.
 
     Raises:
@@ -62,7 +63,7 @@ def announce_on_ray(training: "Training", placement: Placement, asked: Sequence[
     from flows.steps.announcement import announce
 
     site = check(training.run, placement)
-    announce(training, site, lambda: _measured(training, placement, asked))
+    announce(training, site, lambda: _measured(training, placement, offer, asked))
 
 
 def check(run: Run, placement: Placement) -> "Site":
@@ -150,7 +151,7 @@ def _no_room(cluster: Cluster, placement: Placement, room: int, fewest: int) -> 
     return f"{text} The largest node has {_number(largest)} cores: take a smaller --cpus-per-worker, or other nodes."
 
 
-def _measured(training: "Training", placement: Placement, asked: Sequence[str]) -> "Measured":
+def _measured(training: "Training", placement: Placement, offer: "Offer", asked: Sequence[str]) -> "Measured":
     """What a worker's place measures."""
     import ray
 
@@ -158,7 +159,7 @@ def _measured(training: "Training", placement: Placement, asked: Sequence[str]) 
     task: Any = ray.remote(_measure).options(
         num_cpus=placement.cpus_per_worker, max_retries=0, **({"num_gpus": gpu} if gpu else {})
     )
-    waiting = task.remote(training, placement.workers, "gpu" if gpu else "cpu")
+    waiting = task.remote(offer, [ray.put(training)], placement.workers, "gpu" if gpu else "cpu")
     left = PATIENCE / 0.25
     while not ray.wait([waiting], timeout=0.25)[0]:
         left -= 1
@@ -175,15 +176,19 @@ def _measured(training: "Training", placement: Placement, asked: Sequence[str]) 
     return found
 
 
-def _measure(training: "Training", workers: int, accelerator: str) -> "Measured":
+def _measure(offer: "Offer", place: list[Any], workers: int, accelerator: str) -> "Measured":
     import os
     import warnings
 
+    import ray
     import torch
 
+    from cluster.on_ray.storage import reach
     from flows.steps.calibration import measure
 
     warnings.filterwarnings("ignore", ".*srun.*")
+    reach(offer)
+    training: Training = ray.get(place[0])
     torch.set_num_threads(training.run.config.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     return measure(training, workers, accelerator)
 

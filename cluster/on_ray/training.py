@@ -13,6 +13,7 @@ from typing import Any
 from cluster.on_ray.bulletin import PATIENCE, Attempt, Bulletin, Wish
 from cluster.on_ray.capacity import announce_on_ray
 from cluster.on_ray.faults import Chronicle, what_failed
+from cluster.on_ray.storage import Offer, offered
 from data.errors import PenstockError
 from flows.placement import Placement
 from flows.run import Interrupted
@@ -37,6 +38,10 @@ GOODBYE = 15.0
 """Seconds that a controller gets to end its workers."""
 
 
+WISHES: list[str] = []
+"""Who asks for an end of the trainings in other threads than the main one, where no signal comes (a sweep does)."""
+
+
 class TrainingFailed(Exception):
     """A worker raised what is no mistake of the user; its traceback was printed."""
 
@@ -58,11 +63,10 @@ def train_on_ray(training: Training, placement: Placement) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     bulletin: Any = ray.remote(num_cpus=0)(Bulletin).options(scheduling_strategy=here, max_concurrency=1000).remote()
     folder = training.run.path / "ray"
-    driver = _Driver(training, placement, bulletin)
     try:
-        with _signals() as asked:
-            announce_on_ray(training, placement, asked)
-            driver.follow(asked)
+        with _signals() as asked, offered(training.run, training.place, placement) as offer:
+            announce_on_ray(training, placement, offer, asked)
+            _Driver(training, placement, bulletin, offer).follow(asked)
     finally:
         ray.kill(bulletin)
         shutil.rmtree(folder, ignore_errors=True)  # Ray's own bookkeeping: our checkpoints are elsewhere
@@ -71,8 +75,8 @@ def train_on_ray(training: Training, placement: Placement) -> None:
 class _Driver:
     """Ray's trainer in a thread, while this one shows what the workers say and passes on what the user wants."""
 
-    def __init__(self, training: Training, placement: Placement, bulletin: Any) -> None:
-        self._training, self._placement, self._bulletin = training, placement, bulletin
+    def __init__(self, training: Training, placement: Placement, bulletin: Any, offer: Offer) -> None:
+        self._training, self._placement, self._bulletin, self._offer = training, placement, bulletin, offer
         self._chronicle = Chronicle(training.run.path, training.place, _say, _seen(training))
         self._controller: Any = None
         self._result: Any = None
@@ -117,7 +121,7 @@ class _Driver:
         import ray
 
         try:
-            self._result = _trainer(self._training, self._placement, self._bulletin).fit()
+            self._result = _trainer(self._training, self._placement, self._bulletin, self._offer).fit()
         except BaseException as error:
             self._error = error
         with suppress(Exception):
@@ -168,7 +172,7 @@ class _Driver:
         )
 
 
-def _trainer(training: Training, placement: Placement, bulletin: Any) -> Any:
+def _trainer(training: Training, placement: Placement, bulletin: Any, offer: Offer) -> Any:
     import ray
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -182,7 +186,12 @@ def _trainer(training: Training, placement: Placement, bulletin: Any) -> Any:
     return Trainer(
         work,
         bulletin=bulletin,
-        train_loop_config={"training": ray.put(training), "strategy": placement.strategy, "bulletin": bulletin},
+        train_loop_config={
+            "training": ray.put(training),
+            "strategy": placement.strategy,
+            "bulletin": bulletin,
+            "offer": offer,
+        },
         scaling_config=ScalingConfig(
             num_workers=placement.workers if fewest is None else (fewest, placement.workers),
             use_gpu=gpu,
@@ -222,7 +231,7 @@ def _signals() -> Iterator[list[str]]:
         asked.append(signal.Signals(number).name)
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # whoever runs us there handles signals
+        yield WISHES  # signals do not come here; whoever runs us in a thread asks so
         return
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -16,6 +16,7 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from cluster.on_ray.bulletin import Desk, Lines, Moved, Wish, WorkerFailed
 from cluster.on_ray.group import RayGroup
+from cluster.on_ray.storage import Offer, joined, reach
 from flows.lock import Holder, held
 from flows.run import Interrupted, user_message
 from flows.steps.training import Training, fit
@@ -31,6 +32,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """One worker's training. The value returned: `stopped`, by whom, where it ended before its last step."""
     import ray
 
+    offer: Offer = config["offer"]
+    reach(offer)  # first: what describes the training names files that must be there
     training: Training = ray.get(config["training"])
     torch.set_num_threads(training.run.config.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     warnings.filterwarnings("ignore", ".*srun.*")  # Lightning's advice in a Slurm allocation; Ray starts the processes
@@ -39,7 +42,11 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     watch = Watch(desk)
     group = WatchedGroup(config["strategy"], desk, [watch])
     try:
-        with _output_to(desk) if rank == 0 else nullcontext(), _alone(training) if rank == 0 else nullcontext():
+        with (
+            _output_to(desk) if rank == 0 else nullcontext(),
+            _alone(training) if rank == 0 else nullcontext(),
+            joined(offer, training, group),
+        ):
             fit(training, group)
         return {}
     except Interrupted as stopped:
