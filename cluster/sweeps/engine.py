@@ -117,6 +117,8 @@ def trials_at_once(sweep: Sweep, cpus: float, gpus: float) -> int:
 
 
 def _tune(board: Board) -> None:
+    import warnings
+
     from ray import tune
 
     from cluster.sweeps.schedulers import Dealer, scheduler_for
@@ -125,7 +127,8 @@ def _tune(board: Board) -> None:
     there = ray().cluster_resources()
     fits = trials_at_once(sweep, there.get("CPU", 0.0), there.get("GPU", 0.0))
     alone = place.workers == 1
-    resources = {"CPU": place.cpus_per_worker if alone else 0.01}
+    # Who only waits for workers takes nothing of theirs; one byte, because Tune asks for something.
+    resources = {"CPU": place.cpus_per_worker} if alone else {"CPU": 0.0, "memory": 1}
     if alone and place.gpus_per_worker:
         resources["GPU"] = place.gpus_per_worker
     if alone and sweep.memory_per_trial:
@@ -140,7 +143,10 @@ def _tune(board: Board) -> None:
         config["drawn"] = tune.grid_search(listed)
     shutil.rmtree(sweep.folder / "ray", ignore_errors=True)
     watching = Watching(board)
-    print(f"{sweep.name}: {len(board.unfinished()) or sweep.samples} trials to do, {fits} at once", flush=True)
+    warnings.filterwarnings("ignore", module=r"ray\.tune\..*")  # hints on how to make it faster, at every start
+    fits = min(fits, sweep.concurrent or fits)
+    left = options.get("num_samples", len(board.unfinished()))
+    print(f"{sweep.name}: {left} trials to do, {fits} at once", flush=True)
     tune.run(
         tune.with_resources(work, resources),
         config=config,
@@ -149,10 +155,9 @@ def _tune(board: Board) -> None:
         scheduler=scheduler_for(board),
         callbacks=[watching.callback()],
         stop=watching.stopper(),
-        max_concurrent_trials=min(fits, sweep.concurrent or fits),
+        max_concurrent_trials=fits,
         max_failures=place.max_failures,
         raise_on_failed_trial=False,
-        checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
         trial_name_creator=_name,
         trial_dirname_creator=_name,
         verbose=0,
@@ -265,9 +270,12 @@ def death_of(trial: Any, sweep: Sweep) -> str:
     """Why a trial's process ended without an outcome."""
     file = Path(trial.error_file) if trial.error_file else None
     text = file.read_text(errors="replace") if file is not None and file.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     times = f"{sweep.placement.max_failures + 1} times" if sweep.placement.max_failures else "once"
     if "OutOfMemory" in text or "memory pressure" in text:
         return f"out of memory: Ray ended its process because the machine ran out of memory ({times})"
+    if "ActorDied" not in text and "ActorUnavailable" not in text and "WorkerCrashed" not in text and lines:
+        return f"{lines[-1][:300]} ({times}; before its training began)"
     code = re.search(r"exit_detail: ?(.*)|connection error code (\d+)", text, flags=re.IGNORECASE)
     why = "killed, out of memory, or crashed" if code is None else " ".join(code[0].split())[:200]
     return f"its process died {times} ({why})"

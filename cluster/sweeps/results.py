@@ -87,7 +87,9 @@ class Sweep:
         config = trial_config(self.domain, self.base, self.space, drawn)
         if every is None:
             return config
-        layer = {f"{self.stage}.trainer": {"validate_every": every, "checkpoint_every_steps": every}}
+        layer = {
+            f"{self.stage}.trainer": {"validate_every": every, "checkpoint_every_steps": every, "keep_checkpoints": 3}
+        }
         return load.resolve(self.domain.config, [load.tagged(layer, self.space_file)], default=config)
 
     def run(self, trial: str) -> Run | None:

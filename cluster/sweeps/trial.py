@@ -4,6 +4,7 @@ import math
 import os
 import resource
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.sweeps.results import AT_ITS_END, FAILED, NAN, OUTCOME, PENDING, Sweep, history, read_outcome, read_sweep
+from cluster.sweeps.space import trainer_of
 from configs import load
-from data.atomic import written_file
+from data.atomic import SUFFIX, written_file
+from data.checkpoint import CHECKSUM, checkpoint_step, find_problem
 from data.errors import PenstockError
 from flows import executor
 from flows.executor import plug
@@ -158,8 +161,7 @@ def _watch(sweep: Sweep, run: Run) -> Any:
     from cluster.sweeps.watching import Watch
 
     population = getattr(sweep.space.plan.scheduler, "every", None) is not None
-    checkpoints = run.checkpoints(sweep.stage) if population else None
-    return Watch(sweep.stage, sweep.space.plan.metric, sweep.stop_file, run.name, checkpoints)
+    return Watch(sweep.stage, sweep.space.plan.metric, sweep.stop_file, run.name, population)
 
 
 def take_over(sweep: Sweep, run: Run, values: Mapping[str, Any], facts: dict[str, Any]) -> None:
@@ -170,34 +172,61 @@ def take_over(sweep: Sweep, run: Run, values: Mapping[str, Any], facts: dict[str
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
-        donor = read_outcome(Path(folder)).get("from")
-        if donor in (None, run.name):
-            return
-        place = run.checkpoints(sweep.stage)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        # The sums first: a checkpoint under its name always has one.
-        for file in sorted(Path(folder).glob("step-*"), key=lambda f: f.suffix != ".sha256"):
-            shutil.copy2(file, place / file.name)
-            step = int(file.name.removeprefix("step-").partition(".")[0])
+        said = read_outcome(Path(folder))
+    donor = sweep.run(said.get("from", run.name))
+    if donor is None or donor.name == run.name:
+        return
+    trainer = trainer_of(sweep.domain, sweep.stage, run.config)
+    end = trainer.steps if trainer is not None else said["step"] + 1
+    step = copy_checkpoint(donor.checkpoints(sweep.stage), run.checkpoints(sweep.stage), said["step"], end)
+    if step is None:
+        print(f"nothing to take over from {donor.name} any more; going on by itself", flush=True)
+        return
     facts["drawn"] = dict(values)
-    facts["took_over"] = [*facts["took_over"], {"from": donor, "step": step, "settings": dict(values)}]
+    facts["took_over"] = [*facts["took_over"], {"from": donor.name, "step": step, "settings": dict(values)}]
     write_json(run.path / OUTCOME, {"state": PENDING, **facts})
     run.config = sweep.config(values)
     with written_file(run.path / "config.yaml") as temporary:
         temporary.write_text(load.to_yaml(run.config))
 
 
+def copy_checkpoint(source: Path, target: Path, step: int, end: int) -> int | None:
+    """Replace the checkpoints in `target` by one of `source`: that of `step`, else the next before step `end`; the step
+    it is of, None where there is none. The trial that owns `source` goes on, and may remove some meanwhile."""
+    found = sorted((checkpoint_step(path), path) for path in source.glob("step-*.ckpt"))
+    chosen = [pair for pair in found if pair[0] == step] or [pair for pair in found if step < pair[0] < end][:1]
+    for number, path in chosen:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=SUFFIX) as folder:
+            try:
+                for file in (path, path.with_name(path.name + CHECKSUM)):
+                    shutil.copy2(file, Path(folder) / file.name)
+            except FileNotFoundError:
+                return None
+            if find_problem(Path(folder) / path.name):
+                return None
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            # The sums first: a checkpoint under its name always has one.
+            for name in (path.name + CHECKSUM, path.name):
+                (Path(folder) / name).rename(target / name)
+        return number
+    return None
+
+
 @contextmanager
 def polled(sweep: Sweep, run: Run, seconds: float = 0.5) -> Iterator[None]:
-    """While the block runs, rows that workers add to metrics.csv are reported to Tune."""
+    """While the block runs, rows that workers add to metrics.csv are reported to Tune, and they hear of its end."""
     from ray import tune
 
     ended = threading.Event()
 
     def follow() -> None:
+        from cluster.on_ray.training import WISHES
+
         reported = 0
         while not ended.wait(seconds):
+            if sweep.stop_file.exists() and not WISHES:
+                WISHES.append("the sweep")
             for step, value in history(run.metrics_file, sweep.stage, sweep.space.plan.metric):
                 if step > reported:
                     reported = int(step)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Reports(Logger):
     """Hands the metric to Tune as metrics.csv gets it, and ends a training whose metric is no longer a number."""
 
-    def __init__(self, trainer: "Trainer", metric: str, trial: str, checkpoints: Path | None) -> None:
+    def __init__(self, trainer: "Trainer", metric: str, trial: str, population: bool) -> None:
         super().__init__()
-        self._trainer, self._metric, self._trial, self._checkpoints = trainer, metric, trial, checkpoints
+        self._trainer, self._metric, self._trial, self._population = trainer, metric, trial, population
 
     @property
     def name(self) -> str:
@@ -52,15 +52,13 @@ class Reports(Logger):
         from ray import tune
 
         try:
-            if self._checkpoints is None:
+            if not self._population:
                 tune.report(said)
                 return
+            # Tune carries who and when from trial to trial; the weights stay where the trial keeps them anyway.
             with tempfile.TemporaryDirectory(prefix="pen-") as folder:
-                for file in self._checkpoints.glob(f"step-{step:08d}.ckpt*"):
-                    (Path(folder) / file.name).write_bytes(file.read_bytes())
-                write_json(Path(folder) / OUTCOME, {"from": self._trial})
-                if len(list(Path(folder).iterdir())) > 1:
-                    tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
+                write_json(Path(folder) / OUTCOME, {"from": self._trial, "step": step})
+                tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
         except SystemExit:  # Tune's way of ending a trial
             raise Interrupted(f"ended by the scheduler after step {step}") from None
 
@@ -74,18 +72,18 @@ class Watch(Checkpoint):
 
     LOOK_SECONDS = 0.5
 
-    def __init__(self, stage: str, metric: str, stop_file: Path, trial: str, checkpoints: Path | None) -> None:
+    def __init__(self, stage: str, metric: str, stop_file: Path, trial: str, population: bool) -> None:
         self._stage, self._metric, self._stop_file = stage, metric, stop_file
-        self._trial, self._checkpoints = trial, checkpoints
+        self._trial, self._population = trial, population
         self._looked = 0.0
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         if any(logger.name == self._stage for logger in trainer.loggers):
-            reports = Reports(trainer, self._metric, self._trial, self._checkpoints)
+            reports = Reports(trainer, self._metric, self._trial, self._population)
             trainer.loggers = [*trainer.loggers, reports]
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        if self._checkpoints is not None:
+        if self._population:
             renew_optimizers(trainer, pl_module)
 
     def on_train_batch_end(

@@ -38,7 +38,11 @@ def start(log: Path, *words: str) -> subprocess.Popen[bytes]:
 
 
 def ended(process: subprocess.Popen[bytes], log: Path, seconds: float = BUDGET) -> tuple[int, str]:
-    code = process.wait(timeout=seconds)
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"not through after {seconds} s:\n{log.read_text()[-3000:]}") from None
     return code, log.read_text(errors="replace")
 
 
