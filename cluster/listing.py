@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.sweeps.results import counts, sweeps_in
 from configs.load import to_plain
+from flows.lock import holder
 from flows.progress import duration
-from flows.run import DONE, Run, StepRecord, all_runs
+from flows.run import DONE, SWEEP, Run, StepRecord, all_runs
 from flows.tracking import read_metrics
 
 
@@ -19,10 +21,10 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def runs_table(folder: Path) -> str:
-    """One line per run, the oldest first."""
-    runs = all_runs(folder)
+    """One line per run, the oldest first; below them the sweeps."""
+    runs, sweeps = all_runs(folder), _sweeps(folder)
     if not runs:
-        return f"no runs in {folder}"
+        return sweeps or f"no runs in {folder}"
     rows = [("RUN", "DOMAIN", "PRESET", "STATE", "STEPS", "CREATED", "WORK")]
     for run in runs:
         records = run.steps()
@@ -30,7 +32,20 @@ def runs_table(folder: Path) -> str:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created))
         work = duration(sum(record.seconds for record in records.values()))
         rows.append((run.name, run.domain_name, run.preset, _state(run), f"{done}/{len(records)}", created, work))
-    return columns(rows)
+    return columns(rows) + (f"\n\n{sweeps}" if sweeps else "")
+
+
+def _sweeps(folder: Path) -> str:
+    rows = [("SWEEP", "TARGET", "STATE", "TRIALS", "BEST", "CREATED")]
+    for path in sweeps_in(folder):
+        said, ended, count = counts(path)
+        other = holder(path / "lock")
+        state = f"running (process {other.pid})" if other else DONE if count and ended == count else "unfinished"
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime((path / SWEEP).stat().st_mtime))
+        values = [t["metric"] for t in said["trials"] if t["state"] == DONE and t["metric"] is not None]
+        best = f"{said['metric']} {(min if said['mode'] == 'min' else max)(values):.5g}" if values else ""
+        rows.append((path.name, said.get("target", ""), state, f"{ended}/{count}", best, created))
+    return columns(rows) if len(rows) > 1 else ""
 
 
 def _state(run: Run) -> str:

@@ -40,10 +40,11 @@ def do_run(arguments: argparse.Namespace) -> None:
 
 def do_resume(arguments: argparse.Namespace) -> int | None:
     _refuse_overrides(arguments, "resume goes on with the run's own configuration")
-    if arguments.run and (runs_dir(arguments) / arguments.run / SWEEP).is_file():
+    sweep = _sweep_to_resume(arguments)
+    if sweep is not None:
         from cluster.sweeps.command import resume
 
-        return resume(runs_dir(arguments) / arguments.run, arguments)
+        return resume(sweep, arguments)
     run = _to_resume(arguments)
     if run.state() == DONE:
         print(f"{run.name} is finished; nothing is missing.")
@@ -65,6 +66,22 @@ def _to_resume(arguments: argparse.Namespace) -> Run:
     from cluster.keeping import brought_back
 
     return brought_back(arguments.run, runs_dir(arguments))
+
+
+def _sweep_to_resume(arguments: argparse.Namespace) -> Path | None:
+    """The sweep that is named; where nothing is, the newest unfinished one if no unfinished run is younger."""
+    from cluster.sweeps.results import counts, sweeps_in
+
+    if arguments.run:
+        named = [
+            path for path in (runs_dir(arguments) / arguments.run, Path(arguments.run)) if (path / SWEEP).is_file()
+        ]
+        return named[0].resolve() if named else None
+    open_ones = [path for path in sweeps_in(runs_dir(arguments)) if (c := counts(path))[1] < c[2] or not c[2]]
+    runs = [run.created for run in all_runs(runs_dir(arguments)) if run.state() != DONE]
+    if not open_ones or (runs and max(runs) > (open_ones[-1] / SWEEP).stat().st_mtime):
+        return None
+    return open_ones[-1]
 
 
 def _newest_unfinished(folder: Path) -> Run:

@@ -245,6 +245,20 @@ class Board:
         trial.metric = self._judged(trial)
 
 
+def sweeps_in(folder: Path) -> list[Path]:
+    """The folders of all sweeps among the runs, the oldest first."""
+    found = folder.glob(f"*/{SWEEP}") if folder.is_dir() else ()
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def counts(folder: Path) -> tuple[dict[str, Any], int, int]:
+    """Of a sweep: what trials.json says, how many trials are at their end, and how many there will be."""
+    path = folder / RESULTS
+    said: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"trials": []}
+    ended = sum(trial["state"] in AT_ITS_END for trial in said["trials"])
+    return said, ended, max(len(said["trials"]), said.get("samples") or 0)
+
+
 def history(metrics: Path, stage: str, metric: str) -> list[list[float]]:
     """Step and value of every row of a stage's metric that is a number."""
     rows = [row for row in read_metrics(metrics) if row.stage == stage and row.name == metric]

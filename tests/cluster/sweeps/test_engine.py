@@ -67,6 +67,25 @@ def assert_nothing_left(before: set[int]) -> None:
     wait_for(lambda: not (ray_processes() - before), 60)
 
 
+def test_a_small_sweep_from_the_space_file_to_the_best_model(probe_runs: Path, tmp_path: Path) -> None:
+    space = write_space(
+        tmp_path / "space.yaml",
+        search={"class": "Grid"},
+        space={"flow.optimizer.lr": {"choice": [1e-1, 1e-2]}},
+        fixed={"flow.trainer.steps": 20},
+    )
+    words = ["sweep", "probe.flow", "--space", str(space), "--name", "s"]
+    code, said = ended(start(tmp_path / "log", *words), tmp_path / "log")
+    assert code == 0, said
+    found = results(probe_runs / "s")
+    values = [trial["metric"] for trial in found["trials"]]
+    assert values == pytest.approx([1 + 1 / 21, 1 / 21], rel=1e-6)  # the loss of the probe by its definition
+    assert metrics(probe_runs / "s" / "trials" / "t001", "val/loss")[-1][1] == pytest.approx(1 / 21, rel=1e-6)
+    assert json.loads((probe_runs / "s" / "best" / "best.json").read_text())["trial"] == "t001"
+    assert (probe_runs / "s" / "report.html").is_file()
+    assert not (probe_runs / "s" / "ray").exists()
+
+
 @pytest.mark.slow
 def test_bad_trials_leave_the_others_alone_and_say_why(probe_runs: Path, tmp_path: Path) -> None:
     """One raises, one gives NaN, one wants more memory than it may have, one dies: a fifth is not disturbed."""
