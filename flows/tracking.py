@@ -7,7 +7,7 @@ import netrc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -241,7 +241,10 @@ class Tracker:
             action()
         except Exception as error:
             print(f"W&B: {type(error).__name__}: {error}; going on without it", flush=True)
-            self._run = None
+            left, self._run = self._run, None
+            if left is not None:
+                with suppress(Exception):
+                    left.finish(exit_code=1)  # what it has is kept, and its name is free for the next step
 
 
 def _of_step(run: "Run", step: str) -> dict[str, Any]:

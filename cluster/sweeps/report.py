@@ -144,7 +144,7 @@ def _headlines(sweep: Sweep) -> list[page.Headline]:
     seconds = sum(trial.seconds for trial in sweep.trials)
     found = [
         page.Headline(label="trials", value=len(sweep.trials), note=_counts(sweep)),
-        page.Headline(label="time of all trials", value=duration(seconds), note="as if one after the other"),
+        page.Headline(label="time of all trials", value=duration(seconds), note="added up"),
     ]
     measured = sweep.measured
     if not measured:
@@ -152,8 +152,8 @@ def _headlines(sweep: Sweep) -> list[page.Headline]:
     best, middle = measured[0], measured[len(measured) // 2]
     least = "highest" if sweep.mode == "max" else "lowest"
     first = page.Headline(label=f"{least} {sweep.metric}", value=best.metric, note=f"trial {best.name}")
-    second = page.Headline(label="middle of the trials", value=middle.metric, note=sweep.metric)
-    return [first, second, *found]
+    second = page.Headline(label="median trial", value=middle.metric, note=sweep.metric)
+    return [first, *([second] if len(measured) > 2 else []), *found]
 
 
 def _counts(sweep: Sweep) -> str:
@@ -163,7 +163,7 @@ def _counts(sweep: Sweep) -> str:
 
 def _summary(sweep: Sweep) -> str:
     least = "highest" if sweep.mode == "max" else "lowest"
-    text = f"{len(sweep.trials)} trials of {sweep.target} over {_listed(list(sweep.keys))}, for the {least} "
+    text = f"{_trials(len(sweep.trials))} of {sweep.target} over {_listed(list(sweep.keys))}, for the {least} "
     text += f"{sweep.metric}."
     open_ones = [trial for trial in sweep.trials if trial.state not in ENDED]
     if open_ones:
@@ -244,8 +244,8 @@ def _importance(sweep: Sweep) -> page.Section:
     title, measured = "Importance of the settings", sweep.measured
     if len(measured) < LEAST:
         words = (
-            f"{len(measured)} trials have a value; fewer than {LEAST} say nothing about what a setting does: any order "
-            "of so few comes about by chance."
+            f"With a value: {_trials(len(measured))}. Fewer than {LEAST} say nothing about what a setting does: any "
+            "order of so few comes about by chance."
         )
         return page.Text(title=title, paragraphs=[words])
     rows, silent = [], []
@@ -349,6 +349,10 @@ def _lines(sweep: Sweep) -> list[Line]:
 
 def _shown(value: float | str) -> str:
     return value if isinstance(value, str) else number(value)
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _listed(names: Sequence[str]) -> str:

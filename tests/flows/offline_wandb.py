@@ -18,7 +18,8 @@ def wandb(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 def offline_files(folder: Path) -> list[Path]:
     """Every .wandb file under FOLDER/wandb, in the order in which they were begun."""
-    return sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.parent.name)
+    files = (folder / "wandb").glob("offline-run-*/*.wandb")
+    return sorted(files, key=lambda path: (path.parent / "files").stat().st_ctime_ns)
 
 
 class OfflineRun:

@@ -87,11 +87,11 @@ def test_the_share_is_the_effect_size_of_kruskal_and_wallis() -> None:
 def test_chance_passes_its_mark_in_one_of_twenty() -> None:
     random = np.random.default_rng(1)
     beyond = 0
-    for k in range(200):
+    for k in range(100):
         found = importance(random.normal(size=24).tolist(), random.uniform(size=24).tolist(), seed=k)
         assert found is not None
         beyond += found.beyond_chance
-    assert stats.binomtest(beyond, 200, 0.05).pvalue > 1e-3
+    assert stats.binomtest(beyond, 100, 0.05).pvalue > 1e-3
 
 
 def test_a_setting_with_its_best_in_the_middle_is_found() -> None:

@@ -1,0 +1,177 @@
+"""What W&B is told, read back from its offline files by W&B's own program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import load
+from flows.domain import load_domain
+from flows.reporting.drawing import Plot
+from flows.run import Run, create
+from flows.tracking import FLUSH_SECONDS, Metric, read_metrics, record_end, tracked
+from tests.flows.offline_wandb import OfflineRun, offline_files, wandb
+
+Penstock = Callable[..., tuple[int, str, str]]
+VARIED = {"flow.network.width": 8, "flow.trainer.steps": 40}
+
+
+@pytest.fixture
+def sweep(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a sweep with one trial, t000, that is not started yet; W&B offline."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = runs / "width"
+    (folder / "trials").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text("{}\n")
+    (folder / "trials.json").write_text(json.dumps({"trials": [{"name": "t000", "config": VARIED}]}))
+    return folder
+
+
+def made(folder: Path, name: str, **settings: str) -> Run:
+    """A toy run that has done nothing."""
+    domain = load_domain("toy")
+    layers = [*load.preset_layers("toy", "debug"), load.override_layer({"wandb": "offline"} | settings)]
+    return create(folder, domain, load.resolve(domain.config, layers), "debug", name)
+
+
+def rows(run: Run, name: str) -> list[Metric]:
+    return [row for row in read_metrics(run.metrics_file) if row.name == name]
+
+
+def losses(run: Run) -> dict[int, float]:
+    return {row.step: row.value for row in rows(run, "train/loss")}
+
+
+def test_a_trial_is_one_run_over_all_its_steps(sweep: Path, penstock: Penstock) -> None:
+    settings = {key: str(value) for key, value in VARIED.items()} | {"flow.trainer.log_every": "5"}
+    run = made(sweep / "trials", "t000", **settings)
+    code, _, err = penstock("train", "toy.flow", "--run", str(run.path))
+    assert code == 0, err
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"chart": Plot((0, 1), (0, 1)).svg, "picture": lambda: PNG})
+        tracker.log({"samples/radius": 0.5})
+    assert record_end(run, "done", failed=False, metric=0.25, reason=None)
+
+    trained, sampled, ended = files = [OfflineRun(file) for file in offline_files(sweep)]
+    for file in files:
+        assert (file.run["run_group"], file.run["display_name"], file.run["run_id"]) == ("width", "t000", "width-t000")
+        assert (file.run["project"], file.run["job_type"]) == ("penstock-toy", "trial")
+        assert file.run["resume"] is True  # what makes `wandb sync` join the files instead of replacing one by the next
+        assert {key: file.config[key] for key in VARIED} == VARIED
+        assert file.config["config"]["flow"]["network"] == {"width": 8}
+        assert file.exit_code == 0
+
+    written = losses(run)
+    assert sorted(written) == list(range(5, 41, 5))
+    assert trained.curve("flow/train/loss", "flow/step") == pytest.approx(written, rel=1e-8)
+    assert [record["metric"]["step_metric"] for record in trained.records if record["type"] == "metric"] == [
+        "flow/step"
+    ]
+    pictures = sorted(path.suffix for path in (sampled.folder / "files" / "media").rglob("*") if path.is_file())
+    assert pictures == [".html", ".png"]
+    assert sampled.summary["samples/radius"] == 0.5
+    assert (ended.summary["state"], ended.summary["metric"]) == ("done", 0.25)
+
+    listed = wandb("sync", "--dry-run", cwd=sweep).stderr
+    assert "Would sync 3 run(s)" in listed
+    assert all(str(file.relative_to(sweep)) in listed for file in offline_files(sweep))
+    assert not (run.path / "wandb").exists()
+
+
+def test_a_killed_trial_leaves_a_readable_run(sweep: Path, penstock: Penstock, tmp_path: Path) -> None:
+    run = made(sweep / "trials", "t000", **{"flow.trainer.steps": "100000", "flow.trainer.log_every": "5"})
+    assert penstock("prepare", str(run.path))[0] != 0  # of a domain, not of a run: it is made by the training
+    with (tmp_path / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "train", "toy.flow", "--run", str(run.path)],
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _until(lambda: (found := rows(run, "train/loss")) and found[-1].seconds - found[0].seconds > 3 * FLUSH_SECONDS)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    [file] = offline_files(sweep)
+    killed = OfflineRun(file)
+    assert killed.exit_code is None
+    assert (killed.run["run_group"], killed.run["display_name"]) == ("width", "t000")
+    assert {key: killed.config[key] for key in VARIED} == VARIED
+    curve, written = killed.curve("flow/train/loss", "flow/step"), losses(run)
+    assert curve == pytest.approx({step: written[step] for step in curve}, rel=1e-8)
+    # All but what came in the last second or two.
+    end = rows(run, "train/loss")[-1].seconds
+    sure = [row.step for row in rows(run, "train/loss") if row.seconds < end - 2 * FLUSH_SECONDS]
+    assert sure
+    assert set(sure) <= set(curve)
+    # How it ended is said by who killed it.
+    record_end(run, "failed", failed=True, reason="killed by SIGKILL")
+    last = OfflineRun(offline_files(sweep)[-1])
+    assert (last.exit_code, last.run["run_id"]) == (1, killed.run["run_id"])
+    assert (last.summary["state"], last.summary["reason"]) == ("failed", "killed by SIGKILL")
+
+
+def test_outside_of_a_sweep_every_step_is_a_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = made(runs, "alone")
+    for step in ("train_flow", "sample"):
+        with tracked(run, step) as tracker:
+            tracker.log({"train/loss": 2.0}, 7)
+    files = [OfflineRun(file) for file in offline_files(run.path)]
+    assert [file.run["run_id"] for file in files] == ["alone-train_flow", "alone-sample"]
+    assert [file.run["display_name"] for file in files] == ["alone/train_flow", "alone/sample"]
+    for file in files:
+        assert file.run["run_group"] == "alone"
+        assert file.curve("train/loss", "_step") == {7: 2.0}
+        assert not set(VARIED) & set(file.config)
+
+
+def test_a_step_that_fails_is_a_failed_run(sweep: Path) -> None:
+    run = made(sweep / "trials", "t000")
+    with pytest.raises(ZeroDivisionError), tracked(run, "sample"):
+        raise ZeroDivisionError
+    [file] = offline_files(sweep)
+    assert OfflineRun(file).exit_code == 1
+
+
+def test_nothing_is_drawn_when_it_is_off(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "off")
+    drawn: list[int] = []
+    run = made(sweep / "trials", "t000")
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"one": lambda: drawn.append(1) or ""})
+    assert not drawn
+    assert not record_end(run, "done", failed=False)
+    assert not (sweep / "wandb").exists()
+
+
+def test_what_fails_in_a_picture_stops_nothing(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = made(sweep / "trials", "t000")
+
+    def broken() -> Any:
+        raise ValueError("no picture today")
+
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"one": broken})
+        tracker.log({"samples/radius": 0.5})
+    assert "W&B: ValueError: no picture today; going on without it" in capfd.readouterr().out
+
+
+def _until(condition: Callable[[], Any], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645"
+    "400000000049454e44ae426082"
+)
+"""One pixel."""
