@@ -67,12 +67,13 @@ def cause_of_death(error: BaseException) -> str:
     return "died (killed, or crashed)"
 
 
-def what_failed(errors: Mapping[int, BaseException], attempt: Attempt) -> list[str]:
-    """One phrase for each worker that is the cause of a failure, by rank."""
+def what_failed(errors: Mapping[int, BaseException], attempt: Attempt, silent: Sequence[int] = ()) -> list[str]:
+    """One phrase for each worker that is the cause of a failure, by rank; `silent`: those that do not answer."""
     raised = {rank: failure for rank, failure in attempt.failures.items() if not is_consequence(failure)}
     dead = {rank: error for rank, error in errors.items() if rank not in attempt.failures and rank not in raised}
     found = [f"{_named(rank, attempt)} {cause_of_death(error)}" for rank, error in sorted(dead.items())]
     found += [f"{_named(rank, attempt)} raised {f['type']}: {f['text']}" for rank, f in sorted(raised.items())]
+    found += [f"{_named(rank, attempt)} is gone, or its machine is" for rank in silent]
     if not found:  # the dead one is not noticed yet: its peers were quicker
         found = [
             f"{_named(rank, attempt)} lost the connection to another one ({failure['type']})"
@@ -150,9 +151,9 @@ class Chronicle:
             details=list(details),
         )
 
-    def _on_waiting(self, when: float, wanted: str, there: str) -> None:
-        self._say(f"waiting for machines: wanted {wanted}; the cluster has {there}")
-        self.record("waiting", when, wanted=wanted, there=there)
+    def _on_waiting(self, when: float, text: str) -> None:
+        self._say(f"waiting for machines: {text}")
+        self.record("waiting", when, why=text)
 
     def _on_began(self, when: float, step: int, workers: int) -> None:
         if self._fell is not None or (self._earlier and self._step >= step):
