@@ -10,10 +10,11 @@ from typing import Any
 
 from cluster.sweeps.charts import Key, Line, bars, curves, parallel
 from cluster.sweeps.importance import LEAST, Importance, importance
+from configs import load
 from data.errors import PenstockError
 from flows import report as page
 from flows.reporting.words import duration, number
-from flows.run import Run, write_json
+from flows.run import DONE, Run, write_json
 from flows.tracking import TRIALS, record_end
 
 WORDS = {"nan": "not a number", "stopped": "stopped early"}
@@ -59,6 +60,11 @@ class Sweep:
     @property
     def measured(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.metric is not None]
+
+    @property
+    def best(self) -> Trial:
+        """Among those that were trained to their end, where there are any."""
+        return next((trial for trial in self.measured if trial.state == DONE), self.measured[0])
 
     def losses(self) -> list[float]:
         """Of the measured trials; lower is better."""
@@ -149,7 +155,7 @@ def _headlines(sweep: Sweep) -> list[page.Headline]:
     measured = sweep.measured
     if not measured:
         return found
-    best, middle = measured[0], measured[len(measured) // 2]
+    best, middle = sweep.best, measured[len(measured) // 2]
     least = "highest" if sweep.mode == "max" else "lowest"
     first = page.Headline(label=f"{least} {sweep.metric}", value=best.metric, note=f"trial {best.name}")
     second = page.Headline(label="median trial", value=middle.metric, note=sweep.metric)
@@ -175,7 +181,7 @@ def _best(sweep: Sweep, folder: Path) -> list[page.Section]:
     if not sweep.measured:
         words = f"No trial has a value of {sweep.metric}: the reasons stand below."
         return [page.Text(title="Best trial", paragraphs=[words])]
-    best = sweep.measured[0]
+    best = sweep.best
     settings = {key: _cell(best.config.get(key)) for key in sweep.keys}
     result: dict[str, page.Value] = {
         "trial": best.name, sweep.metric: best.metric, "after step": best.step,
@@ -187,6 +193,8 @@ def _best(sweep: Sweep, folder: Path) -> list[page.Section]:
         "Chosen among trials by the number that is shown here, which is therefore better than what new data will give: "
         "the more trials, the more so. Measure the winner on data that took no part in the choice."
     )
+    if best is not sweep.measured[0]:
+        note += " A trial that was stopped early had come further, and is not chosen: it has no trained model."
     return [page.KeyValues(title="Best trial", groups={"Result": result, "Settings": settings}, note=note)]
 
 
@@ -286,7 +294,12 @@ def _sources(folder: Path) -> list[page.Section]:
         text = (folder / "sweep.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return [page.Source(title="Configuration", text=text, language="yaml", summary="sweep.yaml")]
+    found: list[page.Section] = [page.Source(title="Configuration", text=text, language="yaml", summary="sweep.yaml")]
+    try:
+        command = load.read_yaml(folder / "sweep.yaml").get("command")
+    except PenstockError:
+        command = None
+    return [*found, page.Command(command=command)] if isinstance(command, str) else found
 
 
 def _begun(folder: Path) -> datetime | None:

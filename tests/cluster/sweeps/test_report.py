@@ -46,8 +46,17 @@ def test_the_best_stands_first_and_what_failed_last(tmp_path: Path, mode: str) -
     text = write_report(tmp_path / "some").read_text()
     best = (max if mode == "max" else min)(metrics)
     first = next(trial["name"] for trial in said["trials"] if trial["metric"] == best)
-    assert f">trial {first}<" in text
     assert f'<th scope="row">{first}</th>' in text.split("<tbody>")[1].split("</tr>")[0]
+
+
+def test_a_trial_that_was_stopped_early_is_not_the_best(tmp_path: Path) -> None:
+    said = sweep_file(tmp_path / "some", 6)
+    said["trials"][0] |= {"state": "stopped", "metric": 0.01}
+    said["trials"][4] |= {"state": "done", "metric": 0.02}
+    (tmp_path / "some" / "trials.json").write_text(json.dumps(said))
+    text = write_report(tmp_path / "some").read_text()
+    assert ">trial t004<" in text
+    assert "A trial that was stopped early had come further" in text
 
 
 def test_a_file_that_is_no_sweep_is_said(tmp_path: Path) -> None:
