@@ -47,10 +47,10 @@ class Storage:
     def put(self, file: Path, key: str) -> None:
         """Copy a file there; it appears under its key whole."""
         path = self._path(key)
-        self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         if self.scheme in WHOLE:
             self._files.put_file(str(file), path)
             return
+        self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         beside = str(partial_name(Path(path)))
         try:
             self._files.put_file(str(file), beside)
@@ -74,7 +74,8 @@ class Storage:
 
     def write(self, key: str, content: bytes) -> None:
         path = self._path(key)
-        self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+        if self.scheme not in WHOLE:
+            self._files.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         self._files.pipe_file(path, content)
 
     def remove(self, key: str) -> None:
