@@ -102,14 +102,23 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _join(package: Any, address: str) -> None:
     options: dict[str, Any] = {}
-    if os.environ.get("PYTHONPATH") and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        # A job has this from its own environment; the processes of a cluster have it from nowhere.
-        paths = [str(Path(path).resolve()) for path in os.environ["PYTHONPATH"].split(os.pathsep) if path]
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job's processes have the job's own environment
+        options["runtime_env"] = {"env_vars": _passed_on()}
     try:
         package.init(address=address, log_to_driver=False, logging_level="CRITICAL", **options)
     except Exception as error:
         raise _cannot_join(address, error) from error
+
+
+def _passed_on() -> dict[str, str]:
+    """What the processes of a cluster, which were started by others, need of this one's environment; no secrets."""
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("PENSTOCK_", "WANDB_")) and not name.endswith("_KEY")
+    }
+    paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return found | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
 
 
 def _check_address(address: str) -> None:

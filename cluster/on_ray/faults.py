@@ -156,21 +156,22 @@ class Chronicle:
         self.record("waiting", when, why=text)
 
     def _on_began(self, when: float, step: int, workers: int) -> None:
-        if self._fell is not None or (self._earlier and self._step >= step):
+        if self._fell is not None or (self._earlier and self._step > step):
             self._say_lost(when, step, workers)
         self._fell, self._earlier = None, False
+        self._saved.setdefault(step, when)
         self._on_at(when, step)
 
     def _say_lost(self, when: float, step: int, workers: int) -> None:
         steps = max(0, self._step - step)
-        since = self._saved.get(step, self._step_at if self._fell is None else None)
-        since = min(self._step_at, since) if since else self._step_at
-        seconds, again = when - since, when - max(since, self._step_at)
+        since = min(self._step_at, self._saved.get(step, self._step_at))
+        seconds, again = when - since, when - self._step_at
         crew = f"{workers} worker{'s' if workers > 1 else ''}"
         done = f"{steps} step{'s' if steps != 1 else ''} and {duration(seconds)}"
-        if self._fell is None:
-            at_least = f" (at least {steps} steps lost)" if steps else ""
-            self._say(f"an earlier driver was cut off; going on from step {step} with {crew}{at_least}")
+        cut_off = self._fell is None
+        if cut_off:
+            text = f"going on from step {step} with {crew} (at least {steps} steps lost)"
+            self._say(f"an earlier driver was cut off; {text}")
         else:
             self._say(f"going on from step {step} with {crew}; lost {done}, of it {duration(again)} to begin again")
         self.record(
@@ -179,6 +180,6 @@ class Chronicle:
             step=step,
             workers=workers,
             steps_lost=steps,
-            seconds_lost=round(seconds, 1),
-            seconds_to_begin_again=round(again, 1),
+            seconds_lost=None if cut_off else round(seconds, 1),
+            seconds_to_begin_again=None if cut_off else round(again, 1),
         )
