@@ -11,7 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Protocol, TypeVar
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -108,9 +109,11 @@ def _pooled(
     # Forked workers would inherit the threads' locks of torch and HDF5 in unknown states; a fork server has none.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    # The work may hold much, so it travels once per process and not with every task.
+    travelling = bytes(ForkingPickler.dumps(work))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(travelling,))
     try:
-        futures: dict[Future[Answer], int] = {pool.submit(work, task): k for k, task in tasks}
+        futures: dict[Future[Answer], int] = {pool.submit(_do, task): k for k, task in tasks}
         for future in as_completed(futures):
             if isinstance(future.exception(), BrokenProcessPool):
                 future.result()  # raises
@@ -124,9 +127,20 @@ def use_one_thread() -> None:
     os.environ["IGL_NUM_THREADS"] = "1"
 
 
-def _start_worker() -> None:
+_work: list[Any] = []
+"""In a worker: the work that every task is handed to, as it travelled until the first of them."""
+
+
+def _do(task: Any) -> Any:
+    if isinstance(_work[0], bytes):
+        _work[0] = ForkingPickler.loads(_work[0])
+    return _work[0](task)
+
+
+def _start_worker(travelling: bytes) -> None:
     """One thread per worker, and no worker outlives the process that started it."""
     use_one_thread()
+    _work[:] = [travelling]
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -8,7 +8,7 @@ it works on and the next. What an item gives lies on the disk, and only small an
 import sys
 import time
 import uuid
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +33,8 @@ MOST_STILLBORN = 10
 """Processes that may die at their start, one after another."""
 LOOK_SECONDS = 3.0
 """Between two looks at what the cluster has: nodes come and go."""
+DETECTION_SECONDS = 5.0
+"""For which Ray may be asked what became of a process."""
 PATIENCE_SECONDS = 20.0
 """After which it is said that nothing is free."""
 
@@ -105,6 +107,9 @@ class _Hand:
     def do(self, task: Any) -> Any:
         return self._work(task)
 
+    def answer(self) -> None:
+        """Answers, as long as it lives."""
+
 
 @dataclass(eq=False)
 class _Member:
@@ -132,7 +137,8 @@ class _Spread(Generic[Task, Answer]):
 
     def __post_init__(self) -> None:
         self.queue = deque(range(len(self.tasks)))
-        self.deaths: Counter[int] = Counter()
+        self.deaths: defaultdict[int, list[str | None]] = defaultdict(list)
+        """The nodes on which processes died that were at an item."""
         self.members: list[_Member] = []
         self.blind: dict[str, str] = {}
         """The path that is not seen, by node."""
@@ -272,29 +278,44 @@ class _Spread(Generic[Task, Answer]):
 
     def _lost(self, member: _Member, error: Exception) -> list[tuple[Task, Answer]]:
         """Its items go to others; the one under way is given up where it has taken too many down with it."""
+        error = _cause(member, error)
         under_way, others = [k for _, k in member.calls][:1], [k for _, k in member.calls][1:]
         self._dismiss(member)
         self.looked = float("-inf")
         self.queue.extendleft(reversed(others))
-        if _node_is_gone(member.node):
-            print(f"node {member.node[:8] if member.node else '?'} was lost: its items are done elsewhere", flush=True)
-            self.queue.extendleft(under_way)
-            return []
         memory = _is_memory(error)
         if memory:
             self.limit = max(1, len(self.members))
             print(f"memory ran out on a node: {self.limit} at a time from now on", flush=True)
         for k in under_way:
-            self.deaths[k] += 1
-            if self.deaths[k] >= ATTEMPTS:
+            self.deaths[k].append(member.node)
+            count = self._counted(k)
+            if count >= ATTEMPTS:
                 return [(self.tasks[k], self.crashed(self.tasks[k], NO_MEMORY if memory else CRASHED))]
-            print(f"a process was lost: its item is done again ({self.deaths[k] + 1} of {ATTEMPTS})", flush=True)
+            print(f"a process or its node was lost: the item is done again ({count + 1} of {ATTEMPTS})", flush=True)
             self.queue.appendleft(k)
         return []
+
+    def _counted(self, k: int) -> int:
+        """How often an item took its process down: the deaths on nodes that live. A node's death shows late."""
+        gone = {node["NodeID"] for node in ray().nodes() if not node["Alive"]}
+        return sum(node not in gone for node in self.deaths[k])
 
     def _dismiss(self, member: _Member) -> None:
         self.members.remove(member)
         ray().kill(member.actor)
+
+
+def _cause(member: _Member, error: Exception) -> Exception:
+    """Why a member is lost: a connection that broke may mean its process or its whole node, which Ray finds out in
+    seconds."""
+    exceptions = ray().exceptions
+    if isinstance(error, exceptions.ActorUnavailableError):
+        try:
+            ray().get(member.actor.answer.remote(), timeout=DETECTION_SECONDS)
+        except exceptions.RayError as found:
+            return found if not isinstance(found, exceptions.GetTimeoutError) else error
+    return error
 
 
 def _is_memory(error: Exception) -> bool:
@@ -302,10 +323,6 @@ def _is_memory(error: Exception) -> bool:
     exceptions = ray().exceptions
     raised = isinstance(error, exceptions.RayTaskError) and isinstance(error.cause, MemoryError)
     return raised or isinstance(error, exceptions.OutOfMemoryError) or "low on memory" in str(error)
-
-
-def _node_is_gone(name: str | None) -> bool:
-    return any(node["NodeID"] == name and not node["Alive"] for node in ray().nodes())
 
 
 def _told(error: Any) -> BaseException:

@@ -3,17 +3,21 @@
 Lightning is imported by the two trainings only: it would cost every other step seconds.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from configs.load import to_plain
 from configs.protein import ProteinConfig
 from data.batching import LengthBatches
 from data.couplings import Couplings
+from data.preparing import content_hash
 from data.protein import Prepared, ProteinSamples, preparation_key, prepare
 from data.protein.generated import Generated
 from data.splits import split_items
 from flows.domain import Domain, ImportedModel
+from flows.items import parts_folder
 from flows.progress import shown
 from flows.run import DONE, PENDING, Run, write_json
 from flows.steps.protein_compare import compare
@@ -23,7 +27,7 @@ from flows.steps.protein_judge import check_judge
 from flows.steps.protein_networks import load_network, plain_numbers, reference_chains
 from flows.steps.protein_pairs import pairs, pairs_file
 from flows.steps.protein_report import report
-from flows.steps.protein_samples import export, read_samples, sample, tasks
+from flows.steps.protein_samples import export, read_samples, sample, sample_files, tasks
 from flows.tracking import tracked
 from modules.protein.network import ProteinNetworkConfig
 
@@ -130,6 +134,8 @@ def evaluate(run: Run) -> None:
     lengths = [len(found.frames) for found in generated.values()]
     chosen = reference_chains(chains, lengths, wanted.reference, config.seed)
     training = split_items(chains.ids, config.split, chains.groups)["train"]
+    words = [[content_hash(path) for path in sample_files(run)], chains.fingerprint, config.seed]
+    parts = parts_folder(run, "evaluating", [*words, to_plain(wanted), to_plain(config.split), config.pairs.judge])
     result = evaluate_sets(
         {name: found.backbone for name, found in generated.items()},
         [chains.backbone(k) for k in chosen],
@@ -140,10 +146,12 @@ def evaluate(run: Run) -> None:
         seed=config.seed,
         judge=wanted.judge or config.pairs.judge,
         judge_seconds=wanted.judge_seconds,
+        parts=parts,
     )
     result["motif"] = _worst(generated, {"motif_rmsd": "motif RMSD, Å", "motif_moved": "motif moved, Å"})
     result["symmetry"] = _worst(generated, {"asymmetry": "asymmetry, Å"})
     write_json(run.path / "evaluation.json", plain_numbers(result))
+    shutil.rmtree(parts)
     with tracked(run, "evaluate") as tracker:
         numbers = result.get("distances", {}) | {"score": result.get("score", {}).get("value")}
         tracker.log({f"samples/{name}": value for name, value in numbers.items() if value is not None})

@@ -1,7 +1,8 @@
 """How generated backbones stand beside real ones, with controls; nothing here folds a sequence."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from data.batch import Backbone
 from data.errors import PenstockError
 from data.protein.secondary_structure import assign
+from flows.items import plain_answers
 from flows.progress import Progress
 from flows.steps.protein_judge import ask_judge
 from modules.protein.controls import SEPARATES, make_controls
@@ -48,6 +50,7 @@ def evaluate_sets(
     seed: int = 0,
     judge: str | None = None,
     judge_seconds: float = 600.0,
+    parts: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that evaluation.json says of a set of samples, plain values throughout.
 
@@ -60,6 +63,7 @@ def evaluate_sets(
         tm_training: most training chains that are aligned in full with each sample, of those that fit best without
             gaps; 0 leaves memorisation out.
         judge: command of an external judge, see `flows.steps.protein_judge`.
+        parts: folder that keeps what was found of each sample, for a killed evaluation to go on with.
 
     Raises:
         PenstockError: no reference, tmtools is missing, or the judge fails.
@@ -71,7 +75,7 @@ def evaluate_sets(
     real = structure_table(reference, [assign(backbone) for backbone in reference])
     result: dict[str, Any] = {
         "samples": _overview(generated, chains, unusable),
-        "designability": NOT_MEASURED if judge is None else _judged(whole, judge, judge_seconds),
+        "designability": NOT_MEASURED if judge is None else _judged(whole, judge, judge_seconds, parts),
         "controls": _controls(reference, seed),
         "reference": {"chains": real.chains, "values": real.values, "intervals": _intervals(real, bootstrap, seed)},
         "definitions": _definitions(),
@@ -89,7 +93,7 @@ def evaluate_sets(
     if tm_pairs:
         result["diversity"] = _diversity(members, reference, tm_pairs, seed)
     if tm_training and training:
-        result["memorisation"] = _memorisation(chains, training, tm_training)
+        result["memorisation"] = _memorisation(chains, training, tm_training, parts)
     complexes = {name: backbone for name, backbone in whole.items() if backbone.chain.max() > 0}
     if complexes:
         free = [measure(backbone).numbers["clash_free"] for backbone in complexes.values()]
@@ -190,38 +194,63 @@ def _diversity(members: Sequence[Backbone], reference: Sequence[Backbone], pairs
     return {"samples": asdict(found) if found else None, "reference": asdict(real) if real else None}
 
 
-def _memorisation(chains: Mapping[str, Backbone], training: Mapping[str, Backbone], aligned: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Memory:
+    """Finds the training chain most like a sample."""
+
+    chains: Mapping[str, Backbone]
+    training: Sequence[Backbone]
+    aligned: int
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        return asdict(nearest_training([self.chains[name]], self.training, aligned=self.aligned)[0])
+
+
+def _memorisation(
+    chains: Mapping[str, Backbone], training: Mapping[str, Backbone], aligned: int, parts: Path | None
+) -> dict[str, Any]:
     """For each sample the training chain most like it."""
     usable = {name: backbone for name, backbone in training.items() if backbone.resolved.sum() >= 4}
     names = list(usable)
-    report = _told("nearest training chain", "samples")
-    found = nearest_training(list(chains.values()), list(usable.values()), aligned=aligned, report=report)
-    scores = np.array([one.score for one in found])
+    work = Memory(chains, list(usable.values()), aligned)
+    found = plain_answers("nearest training chain", "samples", list(chains), work, parts, preload=__name__)
+    scores = np.array([one["score"] for one in found])
     return {
         "training": len(names),
         "mean": float(scores.mean()),
         "max": float(scores.max()),
         "same_fold": float((scores > SAME_FOLD).mean()),
         "nearest": {
-            sample: {"chain": names[one.training], "tm": one.score} for sample, one in zip(chains, found, strict=True)
+            sample: {"chain": names[one["training"]], "tm": one["score"]}
+            for sample, one in zip(chains, found, strict=True)
         },
     }
 
 
-def _judged(samples: Mapping[str, Backbone], judge: str, seconds: float) -> dict[str, Any]:
-    report = _told("judge", "samples")
-    opinions = {}
-    report(0, len(samples))
-    for done, (name, backbone) in enumerate(samples.items(), start=1):
-        opinions[name] = ask_judge(judge, backbone, timeout=seconds)
-        report(done, len(samples))
-    scores = [opinion.score for opinion in opinions.values() if opinion.score is not None]
+@dataclass(frozen=True)
+class Asking:
+    """Asks the external judge about a sample."""
+
+    samples: Mapping[str, Backbone]
+    judge: str
+    seconds: float
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        opinion = ask_judge(self.judge, self.samples[name], timeout=self.seconds)
+        return {"accept": opinion.accept, "score": opinion.score}
+
+
+def _judged(samples: Mapping[str, Backbone], judge: str, seconds: float, parts: Path | None) -> dict[str, Any]:
+    work = Asking(samples, judge, seconds)
+    # As a rule a judge runs networks.
+    found = plain_answers("judge", "samples", list(samples), work, parts, preload=__name__, network=True)
+    scores = [one["score"] for one in found if one["score"] is not None]
     return {
         "judge": judge,
-        "accepted": sum(opinion.accept for opinion in opinions.values()),
-        "of": len(opinions),
+        "accepted": sum(one["accept"] for one in found),
+        "of": len(found),
         "mean_score": float(np.mean(scores)) if scores else None,
-        "samples": {name: {"accept": opinion.accept, "score": opinion.score} for name, opinion in opinions.items()},
+        "samples": dict(zip(samples, found, strict=True)),
     }
 
 

@@ -5,24 +5,31 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from configs.load import to_plain
-from configs.protein import ProteinConfig
+from configs.protein import PairsSection, ProteinConfig
 from data.couplings import Coupling, Provenance, write_couplings
+from data.errors import PenstockError
 from data.protein import ProteinSamples
 from data.protein.generated import Generated, read_generated, write_generated
 from data.protein.secondary_structure import assign
 from data.splits import stable_hash
+from data.worker_pool import worked
+from flows.items import Loaded, done_items
 from flows.progress import Progress
 from flows.run import Run, write_json
 from flows.steps.protein_judge import ask_judge
 from flows.steps.protein_networks import chains_at, fingerprint, load_network, reference_chains, to_backbone
 from flows.tracking import tracked
-from modules.protein.filters import Verdict, judge, reference_ranges
+from modules.protein.filters import ReferenceRanges, Verdict, judge, reference_ranges
+from modules.protein.network import ProteinNetwork
 from modules.protein.sampling import sample_backbones
 
 PORTION = 16
@@ -79,54 +86,104 @@ def _key(run: Run) -> str:
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _draw(run: Run, parts: Path) -> None:
-    """Draw every pair that has no part yet."""
-    config: ProteinConfig = run.config
-    wanted, seed = config.pairs, pairs_seed(config.seed)
-    todo = [k for k in range(wanted.count) if not (parts / f"{k:06d}.npz").exists()]
-    if not todo:
-        return
-    network = load_network(run, "flow")
-    done = wanted.count - len(todo)
-    progress = Progress("draw", wanted.count, "pairs", start=done)
-    for group in sorted({k // PORTION for k in todo}):
-        # Whole groups, as samples that are computed together cost no more than the missing ones alone.
-        indices = [k for k in todo if k // PORTION == group]
+@dataclass(frozen=True)
+class Drawing(Loaded):
+    """Draws some pairs together, and writes each to a file of its own."""
+
+    run: Run
+    parts: Path
+
+    @cached_property
+    def network(self) -> ProteinNetwork:
+        return load_network(self.run, "flow")
+
+    def part(self, index: int) -> Path:
+        return self.parts / f"{index:06d}.npz"
+
+    def __call__(self, indices: tuple[int, ...]) -> int:
+        config: ProteinConfig = self.run.config
+        wanted, seed = config.pairs, pairs_seed(config.seed)
         lengths = [wanted.lengths.of(k, seed) for k in indices]
-        drawn = sample_backbones(network, wanted.sampling, seed=seed, indices=indices, lengths=lengths)
-        for found in drawn:
+        for found in sample_backbones(self.network, wanted.sampling, seed=seed, indices=indices, lengths=lengths):
             frames, source = found.frames.cpu().numpy(), found.source.cpu().numpy()
             pair = Generated(to_backbone(found.frames), frames, source, facts={"seed": seed, "index": found.index})
-            write_generated(pair, parts / f"{found.index:06d}.npz")
-        done += len(indices)
+            write_generated(pair, self.part(found.index))
+        return len(indices)
+
+
+def _draw(run: Run, parts: Path) -> None:
+    """Draw every pair that has no part yet."""
+    count, work = run.config.pairs.count, Drawing(run, parts)
+    todo = [k for k in range(count) if not work.part(k).exists()]
+    # Whole groups, as samples that are computed together cost no more than the missing ones alone.
+    groups = [tuple(group) for _, group in groupby(todo, key=lambda k: k // PORTION)]
+    done = count - len(todo)
+    progress = Progress("draw", count, "pairs", start=done)
+    preload = "flows.steps.protein_pairs"
+    for _, drawn in worked(groups, work, 0, crashed=_given_up, preload=preload, network=True):
+        done += drawn
         progress.update(done)
 
 
-def _judge(run: Run, parts: Path) -> None:
-    """Give every pair without one its verdict: the filter's, and where it passes, the external judge's."""
-    config: ProteinConfig = run.config
-    wanted, seed = config.pairs, pairs_seed(config.seed)
-    todo = [k for k in range(wanted.count) if not (parts / f"{k:06d}.json").exists()]
-    if not todo:
-        return
-    lengths = [wanted.lengths.of(k, seed) for k in range(wanted.count)]
-    samples = ProteinSamples(run.data_file)
-    chosen = reference_chains(samples, lengths, MOST_REFERENCES, seed)
-    ranges = reference_ranges(*chains_at(samples, chosen), wanted.filter)
-    progress, passed = Progress("judge", wanted.count, "pairs", start=wanted.count - len(todo)), 0
-    for done, k in enumerate(todo, start=wanted.count - len(todo) + 1):
-        backbone = read_generated(parts / f"{k:06d}.npz").backbone
-        found = judge(backbone, assign(backbone), ranges, wanted.filter)
+def _given_up(indices: tuple[int, ...], reason: str) -> NoReturn:
+    raise PenstockError(
+        f"draw: pairs {indices[0]} to {indices[-1]} could not be drawn: {reason} What was finished is kept, and the "
+        "same command goes on from there; lower pairs.lengths.together, or give it a machine with more memory."
+    )
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Gives one pair its verdict: the filter's, and where it passes, the external judge's."""
+
+    wanted: PairsSection
+    ranges: ReferenceRanges
+    parts: Path
+
+    def part(self, index: int) -> Path:
+        return self.parts / f"{index:06d}.json"
+
+    def __call__(self, index: int) -> bool:
+        backbone = read_generated(self.parts / f"{index:06d}.npz").backbone
+        found = judge(backbone, assign(backbone), self.ranges, self.wanted.filter)
         verdict = _verdict(found)
-        if found.accepted and wanted.judge is not None:
-            opinion = ask_judge(wanted.judge, backbone, timeout=wanted.judge_seconds)
+        if found.accepted and self.wanted.judge is not None:
+            opinion = ask_judge(self.wanted.judge, backbone, timeout=self.wanted.judge_seconds)
             verdict["measures"]["judge"] = opinion.score
             if not opinion.accept:
                 verdict |= {"accepted": False, "reasons": ["the external judge"]}
         verdict["kinds"] = [reason.split(":")[0] for reason in verdict["reasons"]]
-        write_json(parts / f"{k:06d}.json", verdict)
-        passed += verdict["accepted"]
-        progress.update(done, passed=passed)
+        write_json(self.part(index), verdict)
+        return bool(verdict["accepted"])
+
+
+def _judge(run: Run, parts: Path) -> None:
+    """Give every pair without one its verdict."""
+    config: ProteinConfig = run.config
+    wanted, seed = config.pairs, pairs_seed(config.seed)
+    if all((parts / f"{k:06d}.json").exists() for k in range(wanted.count)):
+        return
+    lengths = [wanted.lengths.of(k, seed) for k in range(wanted.count)]
+    samples = ProteinSamples(run.data_file)
+    chosen = reference_chains(samples, lengths, MOST_REFERENCES, seed)
+    work = Judging(wanted, reference_ranges(*chains_at(samples, chosen), wanted.filter), parts)
+    passed = 0
+
+    def tell(accepted: bool) -> dict[str, int]:
+        nonlocal passed
+        passed += accepted
+        return {"passed": passed}
+
+    done_items(
+        "judge",
+        "pairs",
+        range(wanted.count),
+        work.part,
+        work,
+        preload="flows.steps.protein_pairs",
+        network=wanted.judge is not None,  # which may need the GPU, and as a rule runs networks
+        tell=tell,
+    )
 
 
 def _verdict(found: Verdict) -> dict[str, Any]:

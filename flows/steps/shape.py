@@ -3,28 +3,25 @@
 Lightning is imported by the two trainings only: it would cost every other step seconds.
 """
 
-import hashlib
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from configs.shape import ShapeConfig
 from data.export.glb import from_glb
 from data.export.mesh import write_mesh
-from data.model_folder import WEIGHTS
-from data.shape import LatentSamples, ShapeSamples, preparation_key, prepare, write_latents
+from data.shape import LatentSamples, ShapeSamples, preparation_key, prepare
 from flows.domain import Domain
 from flows.progress import Progress, shown
 from flows.reporting.snapshot import snapshot
 from flows.run import Run
-from flows.steps.shape_condition import image_tokens, item_condition
+from flows.steps.shape_condition import image_tokens
+from flows.steps.shape_encode import encode, latents_file
 from flows.steps.shape_evaluation import evaluate
 from flows.steps.shape_import import import_triposg
-from flows.steps.shape_networks import decode_solid, encode_solid, load_flow, load_vae
+from flows.steps.shape_networks import decode_solid, load_flow, load_vae
 from flows.steps.shape_report import report
 from flows.tracking import tracked
 from modules.shape.sampling import sample_latents
@@ -64,28 +61,6 @@ def train_vae(run: Run) -> None:
     samples = ShapeSamples(run.data_file, vae.draw)
     data = ItemDataModule(samples, config.split, vae.trainer.batch_size, config.seed, vae.trainer.workers)
     train(run, "vae", lambda: vae.build(config.seed), data, vae.trainer, network=vae.network)
-
-
-def latents_file(run: Run) -> Path:
-    return run.path / "latents.h5"
-
-
-def encode(run: Run) -> None:
-    """Store the posterior of every solid, training and held-out alike; the split follows the ids."""
-    config: ShapeConfig = run.config
-    vae = load_vae(run)
-    samples = ShapeSamples(run.data_file, config.vae.draw)
-    condition = item_condition(config, samples.ids)
-    progress = Progress("encode", len(samples), "objects")
-
-    def items() -> Iterator[tuple[str, dict[str, Any]]]:
-        for k, item_id in enumerate(samples.ids):
-            mean, logvar = encode_solid(vae, samples, k, config.seed)
-            yield item_id, {"mean": mean, "logvar": logvar, "label": np.int32(samples.label(k)), **condition(item_id)}
-            progress.update(k + 1)
-
-    weights = hashlib.sha256((run.model("vae") / WEIGHTS).read_bytes()).hexdigest()
-    write_latents(latents_file(run), items(), vae=weights, samples=samples.fingerprint, classes=samples.classes)
 
 
 def train_flow(run: Run) -> None:

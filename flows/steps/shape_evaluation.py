@@ -1,8 +1,11 @@
 """How good a shape run is: reconstructions of held-out solids, and a look at the samples."""
 
+import hashlib
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +13,112 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from configs.load import to_plain
 from configs.shape import ShapeConfig
 from data.batch import TriangleMesh
 from data.export.glb import from_glb
 from data.export.mesh import is_closed, write_mesh
+from data.model_folder import WEIGHTS
 from data.shape import ShapeSamples
 from data.splits import split_items
-from flows.progress import Progress
+from flows.items import Loaded, parts_folder, plain_answers
 from flows.run import Run, write_json
 from flows.steps.shape_networks import decode_solid, encode_solid, load_vae
 from flows.tracking import tracked
 from modules.shape.metrics import compare, compare_sets, floor
+from modules.shape.vae import ShapeVAE
 
 ALIKE = 1e-3
 """Samples closer than this on average (cube units) count as the same shape."""
 
 
+@dataclass(frozen=True)
+class Reconstruction(Loaded):
+    """Encodes and decodes one solid, and compares the outcome with it."""
+
+    run: Run
+    shown: tuple[int, ...]
+    """The solids whose reconstructions are kept as meshes, with the originals beside them."""
+
+    @cached_property
+    def config(self) -> ShapeConfig:
+        found: ShapeConfig = self.run.config
+        return found
+
+    @cached_property
+    def vae(self) -> ShapeVAE:
+        return load_vae(self.run)
+
+    @cached_property
+    def samples(self) -> ShapeSamples:
+        return ShapeSamples(self.run.data_file, self.config.vae.draw)
+
+    def __call__(self, index: int) -> dict[str, dict[str, float]]:
+        wanted, seed = self.config.evaluate, self.config.seed
+        truth = self.samples.mesh(index)
+        mean, _ = encode_solid(self.vae, self.samples, index, seed)
+        mesh = decode_solid(self.vae, torch.from_numpy(mean), wanted.extraction)
+        found = mesh if len(mesh.faces) else None
+        if index in self.shown and found is not None:
+            item_id, folder = self.samples.ids[index], reconstructions(self.run)
+            write_mesh(found, folder / f"{item_id}.glb")
+            write_mesh(truth, folder / f"{item_id}.truth.glb")
+        return {
+            "measured": compare(found, truth, samples=wanted.points, seed=seed),
+            "floor": floor(truth, samples=wanted.points, seed=seed),
+        }
+
+
+def reconstructions(run: Run) -> Path:
+    """The folder of the reconstructions that are shown."""
+    return run.path / "reconstructions"
+
+
 def evaluate(run: Run) -> None:
-    """Write evaluation.json, and the first reconstructions with their originals as meshes."""
+    """Write evaluation.json, and the first reconstructions with their originals as meshes.
+
+    Every solid's numbers are a file of their own until all are measured, so that a killed evaluation goes on.
+    """
     config: ShapeConfig = run.config
     samples = ShapeSamples(run.data_file, config.vae.draw)
     split, items = held_out(samples, config)
-    reconstructions = run.path / "reconstructions"
-    shutil.rmtree(reconstructions, ignore_errors=True)
-    reconstructions.mkdir()
-    vae = load_vae(run)
-    progress = Progress("reconstruct", len(items), "objects")
-    measured: dict[str, dict[str, float]] = {}
-    floors: dict[str, dict[str, float]] = {}
+    weights = hashlib.sha256((run.model("vae") / WEIGHTS).read_bytes()).hexdigest()
+    words = [weights, samples.fingerprint, config.seed, to_plain(config.evaluate), to_plain(config.vae.draw)]
+    parts = parts_folder(run, "evaluating", words)
+    if not any(parts.iterdir()):
+        shutil.rmtree(reconstructions(run), ignore_errors=True)
+    reconstructions(run).mkdir(exist_ok=True)
+    rows: list[dict[str, float]] = []
+
+    def tell(answer: Mapping[str, Any]) -> dict[str, float]:
+        rows.append(answer["measured"])
+        return {"volume_iou": _mean(rows)["volume_iou"]}
+
+    found = plain_answers(
+        "reconstruct",
+        "objects",
+        items,
+        Reconstruction(run, tuple(items[: config.evaluate.shown])),
+        parts,
+        preload="flows.steps.shape_evaluation",
+        network=True,
+        tell=tell,
+    )
+    measured = {samples.ids[index]: one["measured"] for index, one in zip(items, found, strict=True)}
     truths = [samples.mesh(index) for index in items]
-    for done, (index, truth) in enumerate(zip(items, truths, strict=True), start=1):
-        item_id = samples.ids[index]
-        mean, _ = encode_solid(vae, samples, index, config.seed)
-        mesh = decode_solid(vae, torch.from_numpy(mean), config.evaluate.extraction)
-        found = mesh if len(mesh.faces) else None
-        measured[item_id] = compare(found, truth, samples=config.evaluate.points, seed=config.seed)
-        floors[item_id] = floor(truth, samples=config.evaluate.points, seed=config.seed)
-        if done <= config.evaluate.shown and found is not None:
-            write_mesh(found, reconstructions / f"{item_id}.glb")
-            write_mesh(truth, reconstructions / f"{item_id}.truth.glb")
-        progress.update(done, volume_iou=_mean(measured.values())["volume_iou"])
     result = {
         "reconstruction": {
             "split": split,
             "objects": len(items),
             "empty": sum(1 for values in measured.values() if not values.get("volume_iou")),
             "mean": _mean(measured.values()),
-            "floor": _mean(floors.values()),
+            "floor": _mean(one["floor"] for one in found),
             "items": measured,
         },
         "samples": look_at_samples(sorted(run.samples.glob("*.glb")), config.sample.count, truths),
     }
     write_json(run.path / "evaluation.json", _finite(result))
+    shutil.rmtree(parts)
     with tracked(run, "evaluate") as tracker:
         tracker.log({f"reconstruction/{name}": value for name, value in _mean(measured.values()).items()})
         tracker.log({f"samples/{name}": value for name, value in result["samples"].items() if value is not None})

@@ -70,10 +70,10 @@ def attempts(run: Run) -> dict[str, int]:
     return {name: record.attempts for name, record in run.steps().items()}
 
 
-def test_killed_at_five_moments_a_run_is_completed_and_nothing_done_twice(
+def test_killed_at_seven_moments_a_run_is_completed_and_nothing_done_twice(
     killer: Killer, runs: Path, penstock: Penstock
 ) -> None:
-    """In preparation, in both trainings, while a checkpoint is written, in export."""
+    """In preparation, in both trainings, while a checkpoint is written, among latents, in evaluation, in export."""
     killer.killed("run", "shape", "--preset", "debug", "--name", "cut", pause="*/parts-*/*.npz", count=4)
     [run] = all_runs(runs)
     assert len(list((runs / "prepared").glob("*/parts-*/*.npz"))) == 3
@@ -82,15 +82,29 @@ def test_killed_at_five_moments_a_run_is_completed_and_nothing_done_twice(
     # This one is written in full, but has not got its name: the one before counts.
     killer.killed("resume", "cut", pause="*/vae/step-00000020.ckpt")
     assert [path.name for path in run.checkpoints("vae").glob("*.ckpt")] == ["step-00000010.ckpt"]
+    killer.killed("resume", pause="*/encoding-*/*.npz", count=4)
+    [encoding] = run.path.glob("encoding-*")
+    finished = {path.name: path.stat().st_mtime_ns for path in encoding.glob("*.npz")}
+    assert len(finished) == 3
+    killer.killed("resume", pause="*/cut/latents.h5")  # all are encoded, the file that holds them has not got its name
+    assert finished.items() <= {path.name: path.stat().st_mtime_ns for path in encoding.glob("*.npz")}.items()
     killer.killed("resume", pause="*/flow/step-00000020.ckpt")
+    killer.killed("resume", pause="*/evaluating-*/*.json", count=2)
     vae = (run.model("vae") / "model.safetensors").stat().st_mtime_ns
     killer.killed("resume", pause="*/exports/sample-*.glb", count=2)
     printed = killer.finished("resume")
 
     assert "export (again)" in printed.replace("(7 of 8) (again)", "export (again)")
     assert run.state() == DONE
-    once = dict.fromkeys(["encode", "sample", "evaluate", "report"], 1)
-    assert attempts(run) == once | {"prepare": 2, "train_vae": 3, "train_flow": 2, "export": 2}
+    once = dict.fromkeys(["sample", "report"], 1)
+    assert attempts(run) == once | {
+        "encode": 3,
+        "evaluate": 2,
+        "prepare": 2,
+        "train_vae": 3,
+        "train_flow": 2,
+        "export": 2,
+    }
     assert (run.model("vae") / "model.safetensors").stat().st_mtime_ns == vae
     assert (run.path / "report.html").exists()
     assert not list(run.path.rglob("*.partial"))
@@ -98,7 +112,7 @@ def test_killed_at_five_moments_a_run_is_completed_and_nothing_done_twice(
     steps = [row.step for row in read_metrics(run.metrics_file) if (row.stage, row.name) == ("vae", "train/loss")]
     assert steps == sorted(set(steps))
 
-    # What was cut six ways equals what was never cut, bit for bit; and its preparation was not made again.
+    # What was cut so often equals what was never cut, bit for bit; and its preparation was not made again.
     code, out, err = penstock("report", "shape", "--preset", "debug", "--name", "whole")
     assert code == 0, err
     assert "found prepared" in out
@@ -106,8 +120,9 @@ def test_killed_at_five_moments_a_run_is_completed_and_nothing_done_twice(
     for stage in ("vae", "flow"):
         ours, theirs = read_model(run.model(stage)).weights, read_model(whole.model(stage)).weights
         assert all(ours[name].equal(theirs[name]) for name in theirs)
-    for path in whole.samples.glob("*.glb"):
-        assert (run.samples / path.name).read_bytes() == path.read_bytes()
+    for path in [*whole.samples.glob("*.glb"), whole.path / "evaluation.json", *whole.path.glob("reconstructions/*")]:
+        assert (run.path / path.relative_to(whole.path)).read_bytes() == path.read_bytes()
+    assert not list(run.path.glob("e*ing-*"))
 
 
 def test_resume_waits_for_a_step_that_outlived_its_workflow(killer: Killer, runs: Path) -> None:

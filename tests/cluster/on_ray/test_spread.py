@@ -1,6 +1,7 @@
 """Item-wise work on a cluster: every item once, whatever dies; what is in flight is bounded; nothing is left over."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from configs import load
 from data.errors import PenstockError
 from data.worker_pool import CRASHED, NO_MEMORY, worked
 from flows.domain import load_domain
-from flows.placement import Placement
+from flows.placement import Placement, write_placement
 from flows.run import Run, create
 from tests.cluster.simulated import simulated
 
@@ -154,7 +155,7 @@ def test_items_that_kill_their_process(cluster, run, tmp_path, capfd):
     assert 3 <= times.pop(4) <= 4
     assert max(times) <= 3
     assert sum(times) <= 15 + 2 + 3
-    assert "a process was lost: its item is done again (2 of 3)" in capfd.readouterr().out
+    assert "a process or its node was lost: the item is done again (2 of 3)" in capfd.readouterr().out
 
 
 def test_an_item_without_memory_is_answered_for_and_fewer_go_on(cluster, run, tmp_path, capfd):
@@ -182,15 +183,91 @@ def test_nodes_that_do_not_see_the_run_are_refused(cluster, run, tmp_path):
 def test_a_node_dies_and_another_comes(cluster, run, tmp_path, capfd):
     work, second, third, found = Work(tmp_path, seconds=0.3), cluster.add_node(num_cpus=1), None, {}
     pool = RayPool(run, Placement(on="ray"), lambda: None)
-    for item, answer in pool.worked(range(45), work, None, crashed=lambda item, reason: reason, network=False):
+    for item, answer in pool.worked(range(100), work, None, crashed=lambda item, reason: reason, network=False):
         found[item] = answer
         if len(found) == 12:
             cluster.remove_node(second, allow_graceful=False)
         if len(found) == 20:
             third = cluster.add_node(num_cpus=1)
     cluster.remove_node(third)
-    assert found == {item: item * item for item in range(45)}
-    assert len({line.split()[2] for item in range(45) for line in work.starts(item)}) == 4
-    assert "was lost: its items are done elsewhere" in capfd.readouterr().out
+    assert found == {item: item * item for item in range(100)}
+    assert len({line.split()[2] for item in range(100) for line in work.starts(item)}) == 4
+    assert "a process or its node was lost: the item is done again" in capfd.readouterr().out
     # At most what was under way there was done twice.
-    assert sum(len(work.starts(item)) for item in range(45)) <= 46
+    assert sum(len(work.starts(item)) for item in range(100)) <= 101
+
+
+# The steps of the domains: what a cluster gives is what this process gives, bit for bit.
+
+
+@pytest.fixture
+def on_own_cluster(cluster, monkeypatch):
+    """A cluster that `penstock` finds."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+
+def twins(penstock, runs: Path, domain: str, step: str) -> tuple[Run, Run]:
+    """A run up to a step, done here; and a copy of it that works on the cluster."""
+    code, _, err = penstock(step, domain, "--preset", "debug", "--name", "here")
+    assert code == 0, err
+    shutil.copytree(runs / "here", runs / "there")
+    write_placement(runs / "there", Placement(on="ray"))
+    return Run(runs / "here"), Run(runs / "there")
+
+
+def same(here: Run, there: Run, pattern: str) -> None:
+    paths = [path for path in sorted(here.path.glob(pattern)) if path.is_file()]
+    assert paths
+    for path in paths:
+        assert (there.path / path.relative_to(here.path)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_the_steps_of_shape(penstock, runs: Path, on_own_cluster, monkeypatch, capfd):
+    here, there = twins(penstock, runs, "shape", "sample")
+    handed = spied(monkeypatch)
+    for run in (here, there):
+        run.execute("encode", again=True)
+        run.record("train_flow", state="done")  # as before: the latents are the same
+        run.record("sample", state="done")
+        run.execute("evaluate")
+    same(here, there, "latents.h5")
+    same(here, there, "evaluation.json")
+    same(here, there, "reconstructions/*")
+    assert len(handed) == 2
+
+    monkeypatch.setenv("PENSTOCK_RUNS", str(runs / "elsewhere"))
+    code, _, err = penstock("prepare", "shape", "--preset", "debug", "--on", "ray")
+    assert code == 0, err
+    assert len(handed) == 3
+    [ours], [theirs] = (list(place.glob("prepared/*/samples.h5")) for place in (runs, runs / "elsewhere"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_steps_of_protein(penstock, runs: Path, on_own_cluster, monkeypatch, tmp_path):
+    judge = tmp_path / "judge.py"
+    judge.write_text('import sys; print(\'{"accept": true, "score": %d}\' % len(open(sys.argv[1]).read()))')
+    here, there = twins(penstock, runs, "protein", "sample")
+    handed = spied(monkeypatch)
+    for run in (here, there):
+        run.configure({"evaluate.judge": f"{sys.executable} {judge} {{pdb}}"})
+        run.execute("pairs")
+        run.execute("evaluate")
+    same(here, there, "pairs.h5")
+    same(here, there, "pairs.json")
+    same(here, there, "evaluation.json")
+    assert len(handed) == 2  # the pairs, and the samples for the judge
+
+
+def spied(monkeypatch) -> list[int]:
+    """Fills with the number of tasks, whenever work is handed to a cluster."""
+    handed: list[int] = []
+    worked_there = RayPool.worked
+
+    def noting(self, tasks, *others, **named):
+        handed.append(len(tasks))
+        return worked_there(self, tasks, *others, **named)
+
+    monkeypatch.setattr(RayPool, "worked", noting)
+    return handed
