@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.on_ray.bulletin import PATIENCE, Attempt, Bulletin, Wish
 from cluster.on_ray.capacity import announce_on_ray
-from cluster.on_ray.faults import Chronicle, what_failed
+from cluster.on_ray.faults import Chronicle, is_consequence, what_failed
 from cluster.on_ray.storage import Offer, offered
 from data.errors import PenstockError
 from flows.placement import Placement
@@ -163,7 +163,8 @@ class _Driver:
             raise self._error or TrainingFailed("the training ended without a word.")
         causes = "; ".join(what_failed(errors, attempt))
         if attempt.failures and len(attempt.failures) == len(errors):
-            print(next(iter(attempt.failures.values()))["traceback"], file=sys.stderr, flush=True)
+            first = min(attempt.failures.values(), key=is_consequence)
+            print(first["traceback"], file=sys.stderr, flush=True)
             raise TrainingFailed(causes)
         allowed = self._placement.max_failures
         raise PenstockError(
