@@ -96,6 +96,7 @@ def _free_port(host: str, wanted: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(wanted, wanted + 100):
         with socket.socket(family) as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             return port
     raise PenstockError(f"no port from {wanted} to {wanted + 99} is free on {host} for the dashboard.")

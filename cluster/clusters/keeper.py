@@ -64,21 +64,27 @@ def _keep(orders: dict[str, Any]) -> int:
 
 
 def _add_nodes(cluster: Any, orders: dict[str, Any]) -> None:
-    folder = Path(orders["temporary"]) / "ray"  # where Ray looks for it, by RAY_TMPDIR
-    folder.mkdir()
     store = int(min(STORE, _shared_memory() * 0.3 / orders["nodes"]))
-    common = {"num_cpus": orders["cpus"], "object_store_memory": store, "dashboard_agent_listen_port": None}
-    common["node_ip_address"] = "127.0.0.1"  # everything but the dashboard: this machine only
+    common = {
+        "num_cpus": orders["cpus"],
+        "object_store_memory": store,
+        "dashboard_agent_listen_port": None,
+        "node_ip_address": "127.0.0.1",  # everything but the dashboard: for this machine only
+    }
+    # One folder for each node: in a shared one, a node that gets a job's files deletes those that another works with.
+    folders = [Path(orders["temporary"]) / name for name in ("ray", *map(str, range(1, orders["nodes"])))]
+    for folder in folders:
+        folder.mkdir()
     cluster.add_node(
         **common,
+        temp_dir=str(folders[0]),
         num_gpus=orders["gpus"],
-        temp_dir=str(folder),
         include_dashboard=True,
         dashboard_host=orders["host"],
         dashboard_port=orders["port"],
     )
-    for _ in range(orders["nodes"] - 1):
-        cluster.add_node(**common)
+    for folder in folders[1:]:
+        cluster.add_node(**common, temp_dir=str(folder))
 
 
 def _shared_memory() -> float:

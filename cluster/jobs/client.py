@@ -1,6 +1,7 @@
 """The jobs of a Ray cluster, asked for over its dashboard."""
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -19,6 +20,7 @@ ADDRESS = "RAY_API_SERVER_ADDRESS"
 COMMAND = "penstock"
 """Under this name the command is kept with the job."""
 REACH_SECONDS = 5.0
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -90,6 +92,8 @@ class Jobs:
         ray()
         from ray.job_submission import JobSubmissionClient
 
+        for part in CHATTY:
+            logging.getLogger(part).setLevel(logging.WARNING)
         _check_reach(url)
         headers = {"Authorization": f"Bearer {token_file.read_text().strip()}"} if token_file is not None else None
         with _said(url), _without(ADDRESS, "RAY_ADDRESS"):  # these would go over what was asked for
