@@ -1,17 +1,16 @@
 """The base and the rectified model side by side: how good each is at few and at many steps."""
 
-import hashlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from configs.load import to_plain
 from configs.protein import ProteinConfig
-from data.batch import Backbone
 from data.protein import ProteinSamples
-from flows.progress import Progress
+from flows.items import Loaded, done_items, parts_folder
 from flows.run import Run, write_json
 from flows.steps.protein_networks import (
     chains_at,
@@ -48,18 +47,19 @@ def compare(run: Run) -> None:
     samples = ProteinSamples(run.data_file)
     chosen = reference_chains(samples, lengths, MOST_REFERENCES, seed)
     reference = structure_table(*chains_at(samples, chosen))
-    parts = run.path / f"comparing-{_key(run, samples)}"
-    progress = Progress("compare", len(MODELS) * len(wanted.steps), "sets")
-    rows: list[dict[str, Any]] = []
-    for stage in MODELS:
-        network = load_network(run, stage)
-        for steps in wanted.steps:
-            part = parts / f"{stage}-{steps}.json"
-            if not part.exists():
-                made = _draw(network, run, lengths, steps)
-                write_json(part, _row(structure_table(made, secondary_of(made)), reference, stage, steps))
-            rows.append(json.loads(part.read_text()))
-            progress.update(len(rows), score=rows[-1]["score"])
+    work = Comparing(run, parts_folder(run, "comparing", _words(run, samples)), tuple(lengths), reference)
+    cells = [(stage, steps) for stage in MODELS for steps in wanted.steps]
+    done_items(
+        "compare",
+        "sets",
+        cells,
+        work.part,
+        work,
+        preload="flows.steps.protein_compare",
+        network=True,
+        tell=lambda score: {"score": score},
+    )
+    rows: list[dict[str, Any]] = [json.loads(work.part(cell).read_text()) for cell in cells]
     result = {
         "samples": wanted.count,
         "repulsion": wanted.repulsion,
@@ -71,28 +71,47 @@ def compare(run: Run) -> None:
         "rows": rows,
     }
     write_json(comparison_file(run), result)
-    shutil.rmtree(parts)
+    shutil.rmtree(work.parts)
     with tracked(run, "compare") as tracker:
         tracker.log({f"compare/{row['model']}/{row['steps']}": row["score"] for row in rows})
 
 
-def _key(run: Run, samples: ProteinSamples) -> str:
+@dataclass(frozen=True)
+class Comparing(Loaded):
+    """Draws one set of samples, by one model at one number of steps, and writes its row of the table."""
+
+    run: Run
+    parts: Path
+    lengths: tuple[int, ...]
+    reference: StructureTable
+
+    @cached_property
+    def networks(self) -> dict[str, ProteinNetwork]:
+        return {stage: load_network(self.run, stage) for stage in MODELS}
+
+    def part(self, cell: tuple[str, int]) -> Path:
+        return self.parts / f"{cell[0]}-{cell[1]}.json"
+
+    def __call__(self, cell: tuple[str, int]) -> float:
+        stage, steps = cell
+        config: ProteinConfig = self.run.config
+        drawn = sample_backbones(
+            self.networks[stage],
+            replace(config.sample, steps=steps, repulsion=config.compare.repulsion),
+            seed=config.seed,
+            indices=range(len(self.lengths)),
+            lengths=self.lengths,
+        )
+        made = [to_backbone(found.frames) for found in drawn]
+        row = _row(structure_table(made, secondary_of(made)), self.reference, stage, steps)
+        write_json(self.part(cell), row)
+        return float(row["score"])
+
+
+def _words(run: Run, samples: ProteinSamples) -> list[Any]:
     config: ProteinConfig = run.config
     words = [to_plain(config.compare), sampling_of(config.sample), config.seed, samples.fingerprint]
-    words += [fingerprint(run, stage) for stage in MODELS]
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _draw(network: ProteinNetwork, run: Run, lengths: list[int], steps: int) -> list[Backbone]:
-    config: ProteinConfig = run.config
-    drawn = sample_backbones(
-        network,
-        replace(config.sample, steps=steps, repulsion=config.compare.repulsion),
-        seed=config.seed,
-        indices=range(len(lengths)),
-        lengths=lengths,
-    )
-    return [to_backbone(found.frames) for found in drawn]
+    return words + [fingerprint(run, stage) for stage in MODELS]
 
 
 def _noise_table(lengths: list[int], seed: int) -> StructureTable:
