@@ -12,7 +12,19 @@ from types import FrameType
 from typing import Any
 
 from cluster.on_ray.connection import connected, ray
-from cluster.sweeps.results import AT_ITS_END, DONE, FAILED, NAN, PENDING, RUNNING, STOPPED, Board, Sweep, Trial
+from cluster.sweeps.results import (
+    AT_ITS_END,
+    DONE,
+    FAILED,
+    NAN,
+    NO_METRIC,
+    PENDING,
+    RUNNING,
+    STOPPED,
+    Board,
+    Sweep,
+    Trial,
+)
 from cluster.sweeps.space import Optuna, first_trials
 from cluster.sweeps.trial import BASE, follow_up, work
 from data.errors import ConfigError, PenstockError
@@ -26,6 +38,7 @@ TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are never read
     "TUNE_MAX_PENDING_TRIALS_PG": "2",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may fail before its first value
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -51,13 +64,13 @@ def go_on(sweep: Sweep) -> Board:
             with asked_to_stop(board):
                 _tune(board)
         _settle(board)
+        _check_metric(board)
         if board.stopping:
             left = len(board.unfinished())
             raise Interrupted(
                 f"{sweep.name} was stopped by {board.stopping} with {left} trials unfinished. "
                 f"`penstock resume {sweep.name}` goes on from their checkpoints."
             )
-        _check_metric(board)
         best = board.best()
         run = sweep.run(best.name) if best is not None else None
         if run is not None and sweep.space.plan.then_for == "best":
@@ -207,7 +220,7 @@ class Watching:
                 trial.state, trial.reason = STOPPED, f"by {_scheduler(self.board)} after step {trial.step}"
         self.board.save()
         self._say(trial)
-        if trial.reason and "metrics.csv has no" in trial.reason and self.board.best() is None:
+        if trial.reason and trial.reason.startswith(NO_METRIC) and self.board.best() is None:
             self.ask_to_stop(trial.reason)
 
     def _say(self, trial: Trial) -> None:
@@ -325,18 +338,10 @@ def _settle(board: Board) -> None:
 def _check_metric(board: Board) -> None:
     """A metric that no training has is a mistake in the space file."""
     plan = board.sweep.space.plan
-    missing = [trial for trial in board.trials.values() if trial.reason and "metrics.csv has no" in trial.reason]
+    missing = [trial for trial in board.trials.values() if trial.reason and trial.reason.startswith(NO_METRIC)]
     if not missing or board.best() is not None:
         return
-    from flows.tracking import read_metrics
-
-    run = board.sweep.run(missing[0].name)
-    rows = read_metrics(run.metrics_file) if run is not None else []
-    names = sorted({row.name for row in rows if row.stage == board.sweep.stage})
-    raise ConfigError(
-        f"{board.sweep.space_file}: metric '{plan.metric}' is not in metrics.csv of {missing[0].name}; it has "
-        f"{', '.join(names) or 'nothing'}."
-    )
+    raise ConfigError(f"{board.sweep.space_file}: metric '{plan.metric}': {missing[0].name}: {missing[0].reason}.")
 
 
 def all_failed(board: Board) -> PenstockError | None:

@@ -24,6 +24,8 @@ from flows.tracking import read_metrics
 PENDING, RUNNING, STOPPED, FAILED, NAN = "pending", "running", "stopped", "failed", "nan"
 """States of a trial besides `done`. Stopped: by the scheduler. nan: its metric was no longer a number."""
 AT_ITS_END = (DONE, STOPPED, FAILED, NAN)
+NO_METRIC = "metrics.csv has no"
+"""How the reason of a trial begins whose training does not have the metric of the sweep."""
 RESULTS = "trials.json"
 OUTCOME = "trial.json"
 """In a trial's run directory: how it ended, written by the process that ran it."""

@@ -11,7 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.sweeps.results import AT_ITS_END, FAILED, NAN, OUTCOME, PENDING, Sweep, history, read_outcome, read_sweep
+from cluster.sweeps.results import (
+    AT_ITS_END,
+    FAILED,
+    NAN,
+    NO_METRIC,
+    OUTCOME,
+    PENDING,
+    Sweep,
+    history,
+    read_outcome,
+    read_sweep,
+)
 from cluster.sweeps.space import trainer_of
 from configs import load
 from data.atomic import SUFFIX, written_file
@@ -75,7 +86,7 @@ def _attempt(sweep: Sweep, run: Run) -> tuple[str, str | None]:
         return FAILED, reason_of(error, run)
     values = history(run.metrics_file, sweep.stage, sweep.space.plan.metric)
     if not values:
-        return FAILED, f"metrics.csv has no '{sweep.space.plan.metric}' of {sweep.stage}"
+        return FAILED, f"{NO_METRIC} '{sweep.space.plan.metric}' of {sweep.stage}"
     return DONE, None
 
 

@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from torch.optim import Optimizer
 
-from cluster.sweeps.results import OUTCOME
+from cluster.sweeps.results import NO_METRIC, OUTCOME
 from cluster.sweeps.trial import NotANumber
 from data.checkpoint import RollingCheckpoint
+from data.errors import PenstockError
 from flows.run import Interrupted, write_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Reports(Logger):
     def __init__(self, trainer: "Trainer", metric: str, trial: str, population: bool) -> None:
         super().__init__()
         self._trainer, self._metric, self._trial, self._population = trainer, metric, trial, population
+        self._seen, self._without = False, 0
 
     @property
     def name(self) -> str:
@@ -40,13 +42,22 @@ class Reports(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._metric not in metrics:
+            self._look_for_it(metrics)
             return
+        self._seen = True
         value, done = float(metrics[self._metric]), (step or 0) + 1
         if not math.isfinite(value):
             raise NotANumber(f"{self._metric} was {value} after step {done}")
         # Nothing is decided by the last value any more: a training that is through shall write its model.
         if done < self._trainer.max_steps:
             self._report({"step": done, "value": value}, done)
+
+    def _look_for_it(self, metrics: Mapping[str, float]) -> None:
+        """A metric that its like come without, twice, is a mistake in the space file: no use in training on."""
+        like = [name for name in metrics if name.partition("/")[0] == self._metric.partition("/")[0]]
+        self._without += bool(like)
+        if self._without > 1 and not self._seen:
+            raise PenstockError(f"{NO_METRIC} '{self._metric}'; it has {', '.join(like)}")
 
     def _report(self, said: dict[str, Any], step: int) -> None:
         from ray import tune

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,18 @@ def wait_for(condition: Any, seconds: float = BUDGET) -> None:
         time.sleep(0.2)
 
 
-def assert_nothing_left(before: set[int]) -> None:
-    wait_for(lambda: not (ray_processes() - before), 60)
+def ray_processes_of(runs: Path) -> set[int]:
+    """Processes of Ray that commands on these runs started: they have its folder in their environment."""
+    found = set()
+    for number in ray_processes():
+        with suppress(OSError):
+            if str(runs).encode() in Path(f"/proc/{number}/environ").read_bytes():
+                found.add(number)
+    return found
+
+
+def assert_nothing_left(runs: Path) -> None:
+    wait_for(lambda: not ray_processes_of(runs), 60)
 
 
 def test_a_small_sweep_from_the_space_file_to_the_best_model(probe_runs: Path, tmp_path: Path) -> None:
@@ -84,6 +95,7 @@ def test_a_small_sweep_from_the_space_file_to_the_best_model(probe_runs: Path, t
     assert json.loads((probe_runs / "s" / "best" / "best.json").read_text())["trial"] == "t001"
     assert (probe_runs / "s" / "report.html").is_file()
     assert not (probe_runs / "s" / "ray").exists()
+    assert_nothing_left(probe_runs)
 
 
 @pytest.mark.slow
@@ -124,7 +136,6 @@ def test_bad_trials_leave_the_others_alone_and_say_why(probe_runs: Path, tmp_pat
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_brings_each_trial_to_its_end_exactly_once(probe_runs: Path, tmp_path: Path) -> None:
     """16 trials; SIGKILL when a few are done and others are in their middle; every step is done once in the end."""
-    before = ray_processes()
     space = write_space(
         tmp_path / "space.yaml",
         samples=16,
@@ -143,6 +154,7 @@ def test_a_killed_sweep_goes_on_and_brings_each_trial_to_its_end_exactly_once(pr
         return states()["done"] >= 4 and any(20 <= trial["step"] <= 40 for trial in running)
 
     wait_for(lambda: in_the_middle() or process.poll() is not None)
+    assert ray_processes_of(probe_runs)  # they are found, so that their absence in the end means something
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = {t["name"]: t for t in results(folder)["trials"] if t["state"] == "done"}
@@ -165,12 +177,11 @@ def test_a_killed_sweep_goes_on_and_brings_each_trial_to_its_end_exactly_once(pr
     again, _ = ended(start(log, "resume", "s"), log)
     assert again == 0
     assert "nothing is missing" in log.read_text()
-    assert_nothing_left(before)
+    assert_nothing_left(probe_runs)
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_saves_its_trials(probe_runs: Path, tmp_path: Path) -> None:
-    before = ray_processes()
     space = write_space(
         tmp_path / "space.yaml",
         samples=3,
@@ -189,7 +200,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_its_trials(probe_runs: Path, tmp_pa
     assert time.monotonic() - asked < 60
     assert list(first.glob("checkpoints/flow/step-*.ckpt"))  # none was due by itself
     assert [trial["state"] for trial in results(folder)["trials"]] == ["pending"] * 3
-    assert_nothing_left(before)
+    assert_nothing_left(probe_runs)
 
 
 @pytest.mark.slow
@@ -244,16 +255,16 @@ def test_optuna_looks_where_earlier_trials_did_well(probe_runs: Path, tmp_path: 
 def test_population_takes_over_weights_and_its_settings_take_effect(probe_runs: Path, tmp_path: Path) -> None:
     space = write_space(
         tmp_path / "space.yaml",
-        samples=4,
+        samples=2,
         scheduler={"class": "PBT", "every": 20, "quantile": 0.5},
         space={"flow.optimizer.lr": {"loguniform": [1e-5, 1.0]}},
-        fixed={"flow.pause": 0.1, "flow.trainer.steps": 100},
+        fixed={"flow.pause": 0.1, "flow.trainer.steps": 80},
     )
-    words = ["sweep", "probe.flow", "--space", str(space), "--name", "s", "--cpus-per-worker", "0.5"]
+    words = ["sweep", "probe.flow", "--space", str(space), "--name", "s"]
     code, said = ended(start(tmp_path / "log", *words), tmp_path / "log")
     assert code == 0, said
     trials = results(probe_runs / "s")["trials"]
-    assert [trial["state"] for trial in trials] == ["done"] * 4
+    assert [trial["state"] for trial in trials] == ["done"] * 2
     took = 0
     for trial in trials:
         run = probe_runs / "s" / "trials" / trial["name"]
@@ -261,7 +272,7 @@ def test_population_takes_over_weights_and_its_settings_take_effect(probe_runs: 
         rates = dict(metrics(run, "train/lr"))
         for index, change in enumerate(changes):
             took += 1
-            until = changes[index + 1]["step"] if index + 1 < len(changes) else 100
+            until = changes[index + 1]["step"] if index + 1 < len(changes) else 80
             lr = change["settings"]["flow.optimizer.lr"]
             for step, rate in rates.items():
                 if change["step"] < step <= until:
