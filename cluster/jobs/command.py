@@ -17,6 +17,7 @@ from cluster.jobs.packing import checkout, packed
 from configs.load import COMMAND_LINE, nearest
 from data.errors import ConfigError, PenstockError
 from flows.provenance import COMMIT, code_version
+from flows.stopping import like_ctrl_c
 
 SIZE_MIB = 100.0
 NOT_AS_JOB = ("submit", "jobs", "cluster")
@@ -29,6 +30,11 @@ def submit(arguments: argparse.Namespace) -> int:
     if arguments.job_name is not None and not NAME.fullmatch(arguments.job_name):
         raise ConfigError(f"{COMMAND_LINE}: --job-name expects letters, digits and ._-, got '{arguments.job_name}'.")
     variables = _environment(arguments)
+    with like_ctrl_c():
+        return _submit(arguments, words, variables)
+
+
+def _submit(arguments: argparse.Namespace, words: list[str], variables: dict[str, str]) -> int:
     jobs = Jobs.at(*dashboard(arguments.address, arguments.token_file))
     most = SIZE_MIB if arguments.max_size is None else arguments.max_size
     with packed(arguments.working_dir, _runs_here(arguments), most) as folder:
