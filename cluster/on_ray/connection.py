@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine for as long as a command runs."""
 
+import functools
 import os
 import shutil
 import socket
@@ -173,18 +174,35 @@ def _own_cluster(package: Any) -> Iterator[None]:
     try:
         with held(folder / "owner", "a Ray cluster"):
             try:
-                package.init(
-                    address="local",
-                    _temp_dir=str(folder),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="CRITICAL",
-                )
+                with _sessions_of_their_own():
+                    package.init(
+                        address="local",
+                        _temp_dir=str(folder),
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level="CRITICAL",
+                    )
                 yield
             finally:
                 package.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """The cluster's processes are out of reach of a signal to the command's process group (`timeout` sends one): the
+    cluster must be there while a training is saved. They die with the command all the same (PR_SET_PDEATHSIG)."""
+    services = sys.modules.get("ray._private.services")
+    started = getattr(services, "ConsolePopen", None)
+    if started is None:
+        yield
+        return
+    services.ConsolePopen = functools.partial(started, start_new_session=True)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = started  # type: ignore[union-attr]
 
 
 def _sweep(root: Path) -> None:

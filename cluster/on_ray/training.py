@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -33,6 +34,9 @@ RESIZE = "PENSTOCK_RESIZE_SECONDS"
 
 START = {True: "20", False: "60"}
 """Elastic or not → seconds that a group of workers waits for its places before it is thought over again."""
+
+TWICE = 2.0
+"""Seconds within which a second signal says the same as the first."""
 
 GOODBYE = 15.0
 """Seconds that a controller gets to end its workers."""
@@ -225,11 +229,16 @@ def _say(line: str) -> None:
 def _signals() -> Iterator[list[str]]:
     """The names of the signals that asked for an end; the second one of them ends at once."""
     asked: list[str] = []
+    since = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        nonlocal since
+        # One wish may come twice: to the whole process group, and from the command that started this one.
+        if asked and time.monotonic() - since > TWICE:
             raise KeyboardInterrupt
-        asked.append(signal.Signals(number).name)
+        if not asked:
+            asked.append(signal.Signals(number).name)
+            since = time.monotonic()
 
     if threading.current_thread() is not threading.main_thread():
         yield WISHES  # signals do not come here; whoever runs us in a thread asks so

@@ -164,6 +164,13 @@ def test_a_cluster_of_its_own_dies_with_its_command(folder, temporary):
         folder / "runs", "own", "train", "toy", "--name", "own", "--on", "ray", *STEPS, TMPDIR=str(temporary)
     )
     training.wait_for(lambda: training.step() >= 50)
+    os.killpg(training.process.pid, signal.SIGTERM)
+    assert training.wait() == 130, training.text()
+    assert "a checkpoint is written" in training.text()
+    assert not list(temporary.iterdir())
+
+    training = Training(folder / "runs", "own", "train", "toy", "--run", "own", TMPDIR=str(temporary))
+    training.wait_for(lambda: training.step() >= 100)
     processes = descendants(training.process.pid)
     assert len(list(temporary.glob("pen-*"))) == 1
     assert len(processes) > 3
