@@ -27,6 +27,8 @@ MODES = {"online": "online", "offline": "offline", "off": "off", "disabled": "of
 TRIALS = "trials.json"
 """In the folder of a sweep: what its trials are and how far they are."""
 FLUSH_SECONDS = 1.0
+BYTES_PER_ROW = 64
+"""In W&B's file; no row of numbers takes so few."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Tracker:
         self._sweep = run.sweep
         self._place = step.removeprefix("train_") if self._sweep is not None else ""
         self._axes: set[str] = set()
+        self._row: int | None = None
         self._run: Any = None
         if self.mode != "off":
             self._guard(lambda: self._start(run, step))
@@ -151,6 +154,33 @@ class Tracker:
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
+        if self._sweep is not None:
+            self._go_on(run, self._sweep)
+
+    def _go_on(self, run: "Run", sweep: Path) -> None:
+        """Begin where the earlier steps and attempts of a trial ended: their files become one run in W&B.
+
+        Rows are numbered on, and the summary, which W&B takes from the last file alone, starts with theirs.
+        """
+        # No row takes fewer bytes, so no number comes twice, also where a process was killed.
+        written = sum(file.stat().st_size for file in (sweep / "wandb").glob(f"*/run-{self._run.id}.wandb"))
+        self._row = max(int(self._run.step), written // BYTES_PER_ROW)
+        self._kept = sweep / "wandb" / f"{self._run.id}.summary.json"
+        try:
+            earlier = dict(json.loads(self._kept.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            earlier = {}
+        # Of a training that was killed, which kept nothing.
+        earlier |= {f"{row.stage}/{row.name}": row.value for row in read_metrics(run.metrics_file)}
+        if earlier:
+            self._run.summary.update(earlier)
+
+    def _send(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        if self._row is None:
+            self._run.log(dict(values), step=step)
+        else:
+            self._run.log(dict(values), step=self._row, commit=True)
+            self._row += 1
 
     @property
     def on(self) -> bool:
@@ -166,13 +196,13 @@ class Tracker:
 
         def send() -> None:
             if self._sweep is None or step is None:
-                self._run.log(dict(values), step=step)
+                self._send(values, step)
                 return
             axis = f"{self._place}/step"
             if axis not in self._axes:
                 self._run.define_metric(f"{self._place}/*", step_metric=axis)
                 self._axes.add(axis)
-            self._run.log({f"{self._place}/{name}": value for name, value in values.items()} | {axis: step})
+            self._send({f"{self._place}/{name}": value for name, value in values.items()} | {axis: step})
 
         if self._run is not None:
             self._guard(send)
@@ -190,7 +220,7 @@ class Tracker:
             import wandb
 
             media = getattr(wandb, kind)
-            self._run.log({name: media(str(path)) for name, path in files.items()})
+            self._send({name: media(str(path)) for name, path in files.items()})
 
         if self._run is not None and files:
             self._guard(send)
@@ -210,7 +240,7 @@ class Tracker:
                         file.write_bytes(picture)
                         images.append(wandb.Image(str(file), caption=name))
                 pages = {name: wandb.Html(text, inject=False) for name, text in drawn.items() if isinstance(text, str)}
-                self._run.log(pages | ({"pictures": images} if images else {}))
+                self._send(pages | ({"pictures": images} if images else {}))
 
         if self._run is not None and pictures:
             self._guard(send)
@@ -233,7 +263,15 @@ class Tracker:
             self._guard(send)
 
     def finish(self, exit_code: int = 0) -> None:
-        self._guard(lambda: self._run and self._run.finish(exit_code=exit_code))
+        def end() -> None:
+            if self._row is not None:
+                summary = {name: value for name, value in self._run.summary._as_dict().items() if name[0] != "_"}
+                with written_file(self._kept) as temporary:
+                    temporary.write_text(json.dumps(summary, default=dict), encoding="utf-8")
+            self._run.finish(exit_code=exit_code)
+
+        if self._run is not None:
+            self._guard(end)
         self._run = None
 
     def _guard(self, action: Any) -> None:

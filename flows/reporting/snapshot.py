@@ -10,7 +10,7 @@ from data.batch import TriangleMesh
 
 SIDE = 300
 """Pixels."""
-_POINTS = 200_000  # each two pixels wide and high: no holes in a mesh that fills the picture
+_POINTS = 200_000  # each three pixels wide and high: no holes in a mesh that fills the picture
 _VIEW = np.array([0.62, 0.42, 0.85])  # from where the report's 3D views begin; y is up
 _LIGHT = np.array([-0.25, 0.75, 0.6])  # in the picture's axes: right, up, towards the eye
 _PAPER, _MADE = np.array([251.0, 251.0, 249.0]), np.array([90.0, 159.0, 179.0])
@@ -36,8 +36,8 @@ def snapshot(mesh: TriangleMesh, places: np.ndarray | None = None) -> bytes:
         column = (SIDE / 2 + scale * across[:, 0]).astype(int)
         row = (SIDE / 2 - scale * across[:, 1]).astype(int)
         order = np.argsort(across[:, 2], kind="stable")  # the nearest is written last, and stays
-        pixels = (row * SIDE + column)[order, None] + np.array([0, 1, SIDE, SIDE + 1])
-        picture[pixels.ravel()] = np.repeat(lit[order], 4, axis=0)
+        spread = (np.arange(-1, 2)[:, None] * SIDE + np.arange(-1, 2)).ravel()
+        picture[((row * SIDE + column)[order, None] + spread).ravel()] = np.repeat(lit[order], 9, axis=0)
     return png(picture.reshape(SIDE, SIDE, 3).round().astype(np.uint8))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from wandb.util import get_core_path
 
 
-def wandb(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def wandb(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command in a folder, `settings` as environment variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment["WANDB_ERROR_REPORTING"] = "false"
+    environment |= {"WANDB_ERROR_REPORTING": "false", **settings}
     return subprocess.run(
         [sys.executable, "-m", "wandb", *words], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment
     )

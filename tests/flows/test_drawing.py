@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from flows.reporting.drawing import BOTTOM, LEFT, NAME_HEIGHT, TOP, Plot, ticks
-from flows.steps.forecast_charts import fan_chart, horizon_chart, skill_chart
+from flows.steps.forecast_charts import fan_chart, gap_chart, horizon_chart, skill_chart
 
 
 def texts(svg: str) -> list[tuple[float, float, str]]:
@@ -64,3 +64,12 @@ def test_skill_colours_say_on_which_side_of_the_floor() -> None:
     svg = skill_chart([("good", 0.3, 0.1, 0.5), ("bad", -0.3, -0.5, -0.1), ("who knows", 0.1, -0.1, 0.3)])
     colours = re.findall(r'circle [^>]*fill="(#\w+)"', svg)
     assert len(set(colours)) == 3
+
+
+def test_a_filled_gap_is_drawn_through() -> None:
+    measured = np.array([0.0, 1.0, np.nan, np.nan, 4.0])
+    svg = gap_chart(measured, np.arange(5.0), 100)
+    filled, *known = re.findall(r'points="([^"]+)"', svg)
+    assert len(filled.split()) == 5
+    assert [len(piece.split()) for piece in known] == [2, 1]
+    assert {text for _, _, text in texts(svg)} >= {"100", "104", "step"}

@@ -18,6 +18,7 @@ from flows.reporting.drawing import Plot
 from flows.run import Run, create
 from flows.tracking import FLUSH_SECONDS, Metric, read_metrics, record_end, tracked
 from tests.flows.offline_wandb import OfflineRun, offline_files, wandb
+from tests.flows.wandb_server import wandb_server
 
 Penstock = Callable[..., tuple[int, str, str]]
 VARIED = {"flow.network.width": 8, "flow.trainer.steps": 40}
@@ -85,6 +86,47 @@ def test_a_trial_is_one_run_over_all_its_steps(sweep: Path, penstock: Penstock) 
     assert not (run.path / "wandb").exists()
 
 
+@pytest.mark.slow
+def test_a_sweep_is_synced_as_a_whole(sweep: Path, tmp_path: Path) -> None:
+    """`wandb sync` sends every trial to one run of the group, all its steps and attempts joined."""
+    told = [{"name": name, "config": {"flow.network.width": k}} for k, name in enumerate(("t000", "t001"))]
+    (sweep / "trials.json").write_text(json.dumps({"trials": told}))
+    for name in ("t000", "t001"):
+        run = made(sweep / "trials", name)
+        with tracked(run, "train_flow") as tracker:
+            for step in (10, 20, 30):
+                tracker.log({"val/loss": 1 / step}, step)
+        with tracked(run, "train_flow") as tracker:  # again, from a checkpoint after step 20
+            for step in (30, 40):
+                tracker.log({"val/loss": 1 / step}, step)
+        with tracked(run, "sample") as tracker:
+            tracker.log_pictures({"picture": lambda: PNG})
+            tracker.log({"samples/radius": 0.5})
+        record_end(run, "done", failed=False, metric=1 / 40)
+    with wandb_server() as server:
+        settings = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)}
+        done = wandb("sync", "--yes", cwd=sweep, **settings)
+        assert done.returncode == 0, done.stderr
+        assert "Syncing 8 run(s)" in done.stderr
+        assert set(server.runs) == {"width-t000", "width-t001"}
+        for k, (identity, run_there) in enumerate(sorted(server.runs.items())):
+            assert (run_there.group, run_there.name, run_there.project) == ("width", f"t00{k}", "penstock-toy")
+            assert run_there.config["flow.network.width"] == {"value": k}, identity
+            rows_there = [row for row in run_there.history if "flow/step" in row]
+            assert [row["flow/step"] for row in rows_there] == [10, 20, 30, 30, 40]
+            assert [row["flow/val/loss"] for row in rows_there] == [1 / row["flow/step"] for row in rows_there]
+            counted = [row["_step"] for row in run_there.history]
+            assert counted == sorted(set(counted))
+            assert len(counted) == 7
+            assert not run_there.overwritten
+            assert any(name.endswith(".png") for name in run_there.files)
+            expected = {"state": "done", "metric": 1 / 40, "samples/radius": 0.5, "flow/val/loss": 1 / 40}
+            assert {name: run_there.summary[name] for name in expected} == expected
+            assert run_there.summary["pictures"]["count"] == 1
+            assert run_there.exit_codes[-1] == 0
+        assert wandb("sync", "--dry-run", cwd=sweep).stderr.count("Skipped 8 synced") == 1
+
+
 def test_a_killed_trial_leaves_a_readable_run(sweep: Path, penstock: Penstock, tmp_path: Path) -> None:
     run = made(sweep / "trials", "t000", **{"flow.trainer.steps": "100000", "flow.trainer.log_every": "5"})
     assert penstock("prepare", str(run.path))[0] != 0  # of a domain, not of a run: it is made by the training
@@ -130,6 +172,23 @@ def test_outside_of_a_sweep_every_step_is_a_run(runs: Path, monkeypatch: pytest.
         assert file.run["run_group"] == "alone"
         assert file.curve("train/loss", "_step") == {7: 2.0}
         assert not set(VARIED) & set(file.config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain, media", [
+    ("shape", {".glb", ".png"}), ("protein", {".pdb", ".png"}), ("forecast", {".html"}),
+])  # fmt: skip
+def test_every_domain_sends_samples_to_look_at(
+    runs: Path, penstock: Penstock, monkeypatch: pytest.MonkeyPatch, domain: str, media: set[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, out, err = penstock("sample", domain, "--preset", "debug", "--name", "drawn")
+    assert code == 0, err
+    assert "going on without it" not in out
+    file = OfflineRun(next(f for f in offline_files(runs / "drawn") if f.parent.name.endswith("-sample")))
+    found = [path for path in (file.folder / "files" / "media").rglob("*") if path.is_file()]
+    assert media <= {path.suffix for path in found}
+    assert all(path.stat().st_size > 500 for path in found)
 
 
 def test_a_step_that_fails_is_a_failed_run(sweep: Path) -> None:
