@@ -54,6 +54,7 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
+    """Of this process: one. Several train as several workers (`--on ray --workers N`)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every_steps", "keep_checkpoints", "devices"):

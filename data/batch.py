@@ -96,6 +96,15 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def double(self) -> Self:
+        """The same batch with every floating-point tensor in float64."""
+        wide: dict[str, Any] = {
+            f.name: value.double()
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor) and value.is_floating_point()
+        }
+        return replace(self, **wide)
+
 
 @dataclass(frozen=True)
 class SurfaceBatch(Batch):

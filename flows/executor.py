@@ -64,7 +64,7 @@ class Group:
         return stop, save
 
     def whole(self, weights: Mapping[str, "Tensor"]) -> Mapping[str, "Tensor"]:
-        """Weights of which each process may have a share, put together; all call this together."""
+        """Weights of which each process may have a share, put together in rank 0; all call this together."""
         return weights
 
     def close(self) -> None:

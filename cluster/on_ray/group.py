@@ -36,7 +36,7 @@ class ProcessGroup(Group):
 
     def trainer_options(self) -> Mapping[str, Any]:
         if self._device.type == "cuda":
-            place = {"accelerator": "gpu", "devices": [self._device.index or 0]}
+            place: dict[str, Any] = {"accelerator": "gpu", "devices": [self._device.index or 0]}
         else:
             place = {"accelerator": "cpu", "devices": 1}
         return place if self._strategy is None else {**place, "strategy": self._strategy}
@@ -69,6 +69,12 @@ class ProcessGroup(Group):
         words: list[str | None] = [None] * self.size
         dist.all_gather_object(words, stop, group=self._talk)
         return next(said for said in words if said is not None), bool(asked[1])
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        from cluster.on_ray.sharing import put_together
+
+        whole: Mapping[str, torch.Tensor] = put_together(weights, self.rank == 0)
+        return whole if self.rank == 0 else {}
 
 
 class RayGroup(ProcessGroup):

@@ -18,7 +18,11 @@ from data.batch import Batch
 
 def made(name: str, device: torch.device) -> "Together":
     """The strategy that a placement calls `ddp` or `fsdp`, of a process that trains on `device`."""
-    return {"ddp": Together}[name](device)
+    if name == "fsdp":
+        from cluster.on_ray.sharing import SharedOut
+
+        return SharedOut(device)
+    return Together(device)
 
 
 class Together(DDPStrategy):

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor
 
 from configs.load import to_plain
 from configs.training import TrainerConfig
@@ -20,16 +20,22 @@ from data.checkpoint import (
     checkpoint_callback,
     checkpoint_step,
     ema_callback,
+    load_training_weights,
     newest_valid,
 )
+from data.errors import ConfigError
 from data.model_folder import write_model
 from flows.executor import Group, executor_for
 from flows.run import Run
-from flows.steps.training_callbacks import ShowProgress, StopWhenAsked, TidyLogger
+from flows.steps.training_callbacks import DoubleBatches, FinalWeights, ShowProgress, StopWhenAsked, TidyLogger
 from flows.tracking import Metrics, tracked
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
+
+
+MODEL = "model."
+"""What the names of the network's weights begin with in a training's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,23 @@ def train(
 
 
 def fit(training: Training, group: Group) -> None:
-    """This process's part in a training; the first process of the group writes what is written."""
+    """This process's part in a training; the first process of the group writes what is written.
+
+    Raises:
+        ConfigError: several devices for one process.
+    """
+    if training.settings.devices > 1 and group.size == 1:
+        count = training.settings.devices
+        raise ConfigError(
+            f"trainer.devices: one process trains on one device, got {count}. Several take part as workers: "
+            f"--on ray --workers {count} --gpus-per-worker 1."
+        )
     run, place, settings, first = training.run, training.place, training.settings, group.rank == 0
     _quieten()
     _seed(training.seed)
     module = training.build()
+    if settings.precision == "64-true":
+        module.double()  # Lightning would do so after the weight average has made its copy
     start = group.agreed(newest_valid(run.checkpoints(place)) if first else None)
     resumed_at = 0 if start is None else max(0, checkpoint_step(start))
     if start is not None and first:
@@ -94,26 +112,39 @@ def fit(training: Training, group: Group) -> None:
         keep=settings.keep_checkpoints,
     )
     best = BestWeights(patience=settings.patience)
+    chosen = best if settings.select == "best" else None
     watching: list[Callback] = [rolling, *([ShowProgress(place, settings.steps)] if first else [])]
     with tracked(run, f"train_{place}") if first else nullcontext() as tracker:
         metrics = Metrics(run.metrics_file, place, resumed_at) if first else None
-        trainer = _trainer(settings, [*watching, *_chosen(settings, best)], rolling, group)
+        final = FinalWeights(group, chosen)
+        trainer = _trainer(settings, [*watching, *_chosen(settings, best)], [final], rolling, group)
         trainer.loggers = [TidyLogger(place, group, metrics, tracker)]
         # weights_only is said again beside the plugin that enforces it, so that Lightning does not warn.
         trainer.fit(
             module, datamodule=training.data, ckpt_path=None if start is None else str(start), weights_only=True
         )
-        if settings.select == "best" and best.weights:
-            cast(nn.Module, module.model).load_state_dict(group.whole(best.weights))
-            if first:
-                kept = f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})"
-                print(kept, flush=True)
+        if chosen is not None and chosen.step and first:
+            kept = f"kept the weights of step {best.step}, the lowest validation loss ({best.value:.5g})"
+            print(kept, flush=True)
         if tracker is not None:
-            _write(training, cast(nn.Module, module.model), trainer.global_step)
+            _write(
+                training,
+                final.weights or _finished_before(chosen, start),
+                trainer.global_step,
+            )
             tracker.log_files(f"{run.name}-{place}", "model", run.model(place))
 
 
-def _write(training: Training, model: nn.Module, step: int) -> None:
+def _finished_before(best: BestWeights | None, start: Path | None) -> Mapping[str, Tensor]:
+    """The weights of a training whose last checkpoint is that of its last step: there is no step left to do."""
+    assert start is not None
+    if best is not None and best.weights:
+        return best.weights
+    saved = load_training_weights(start)
+    return {name.removeprefix(MODEL): value for name, value in saved.items() if name.startswith(MODEL)}
+
+
+def _write(training: Training, model: Mapping[str, Tensor], step: int) -> None:
     run, place = training.run, training.place
     network = to_plain(training.network)
     described = {"domain": run.domain_name, "stage": training.stage, "network": network, **training.extra}
@@ -126,15 +157,22 @@ def _chosen(settings: TrainerConfig, best: BestWeights) -> list[Callback]:
     return [best] if settings.select == "best" or settings.patience is not None else []
 
 
-def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: RollingCheckpoint, group: Group) -> "Trainer":
+def _trainer(
+    settings: TrainerConfig,
+    callbacks: list[Callback],
+    at_the_end: list[Callback],
+    rolling: RollingCheckpoint,
+    group: Group,
+) -> "Trainer":
     if settings.ema_decay is not None:
         callbacks.append(ema_callback(settings.ema_decay))
-    callbacks += [*group.callbacks(), StopWhenAsked(rolling, group, settings.checkpoint_every_seconds)]
+    double = settings.precision == "64-true"
+    callbacks += [*at_the_end, *group.callbacks(), StopWhenAsked(rolling, group, settings.checkpoint_every_seconds)]
     placed = {"accelerator": settings.accelerator, "devices": settings.devices, **group.trainer_options()}
     return lightning.Trainer(
         max_steps=settings.steps,
         min_epochs=0,
-        precision=settings.precision,
+        precision=None if double else settings.precision,
         gradient_clip_val=settings.gradient_clip,
         val_check_interval=settings.validate_every or None,
         check_val_every_n_epoch=None if settings.validate_every else 1,
@@ -144,7 +182,7 @@ def _trainer(settings: TrainerConfig, callbacks: list[Callback], rolling: Rollin
         deterministic="warn",
         benchmark=False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), *placed.pop("plugins", ())],
+        plugins=[AtomicCheckpointIO(), *([DoubleBatches()] if double else []), *placed.pop("plugins", ())],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins import DoublePrecision
+from torch import Tensor
 
+from data.batch import Batch
+from data.best_weights import BestWeights
 from data.checkpoint import RollingCheckpoint
 from flows.executor import Group
 from flows.progress import Progress
@@ -49,6 +53,31 @@ class TidyLogger(Logger):
             self._metrics.log(values, done, int(metrics.get("epoch", 0)))
         if self._tracker is not None:
             self._tracker.log({**values, "epoch": metrics.get("epoch", 0)}, done)
+
+
+class FinalWeights(Callback):
+    """What is exported: the network at the end, averaged where that is asked for, or the best one.
+
+    Comes after the weight average, which takes its place when the training ends. Where
+    processes share the network out, they put it together here, while they are still connected.
+    """
+
+    def __init__(self, group: Group, best: BestWeights | None) -> None:
+        self._group, self._best = group, best
+        self.weights: Mapping[str, Tensor] = {}
+        """Empty where there was no step to do, and in all processes but the first where weights are shared out."""
+
+    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        model: Any = pl_module.model
+        chosen = self._best.weights if self._best is not None and self._best.weights else model.state_dict()
+        self.weights = self._group.whole(chosen)
+
+
+class DoubleBatches(DoublePrecision):
+    """Lightning's float64, for batches that know themselves how to become it."""
+
+    def convert_input(self, data: Batch) -> Batch:
+        return data.double()
 
 
 class ShowProgress(Callback):

@@ -72,10 +72,10 @@ class MuonAdamW(Optimizer):
             moving = [(p, p.grad) for p in group["params"] if p.grad is not None]
             if not moving:
                 continue
-            params, gradients = [p for p, _ in moving], [g for _, g in moving]
+            params, gradients = [p for p, _ in moving], [_own(g) for _, g in moving]
             group["step"] += 1
             if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_([_own(p) for p in params], 1 - group["lr"] * group["weight_decay"])
             if group["muon"]:
                 self._muon(group, params, gradients)
             else:
@@ -83,21 +83,22 @@ class MuonAdamW(Optimizer):
         return loss
 
     def _muon(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor]) -> None:
-        moments = [self._moment(p, "momentum") for p in params]
+        moments = [_own(self._moment(p, "momentum")) for p in params]
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(gradients, moments, group["momentum"])
         alike: dict[torch.Size, list[int]] = defaultdict(list)
         for index, p in enumerate(params):
             alike[p.shape].append(index)
         for shape, indices in alike.items():
-            updates = orthogonalise(torch.stack([nesterov[i] for i in indices]))
+            updates = orthogonalise(torch.stack([_whole(nesterov[i], params[i]) for i in indices]))
             step_size = group["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_([params[i] for i in indices], list(updates.unbind()), alpha=-step_size)
+            shares = [_share(update, params[i]) for update, i in zip(updates.unbind(), indices, strict=True)]
+            torch._foreach_add_([_own(params[i]) for i in indices], shares, alpha=-step_size)
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
-        first = [self._moment(p, "exp_avg") for p in params]
-        second = [self._moment(p, "exp_avg_sq") for p in params]
+        first = [_own(self._moment(p, "exp_avg")) for p in params]
+        second = [_own(self._moment(p, "exp_avg_sq")) for p in params]
         count = group["step"]
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
@@ -105,7 +106,7 @@ class MuonAdamW(Optimizer):
         scale = torch._foreach_sqrt(second)
         torch._foreach_div_(scale, math.sqrt(1 - beta2**count))
         torch._foreach_add_(scale, group["eps"])
-        torch._foreach_addcdiv_(params, first, scale, value=-group["lr"] / (1 - beta1**count))
+        torch._foreach_addcdiv_([_own(p) for p in params], first, scale, value=-group["lr"] / (1 - beta1**count))
 
     def _moment(self, parameter: Tensor, name: str) -> Tensor:
         state = self.state[parameter]
@@ -113,6 +114,40 @@ class MuonAdamW(Optimizer):
             state[name] = torch.zeros_like(parameter)
         moment: Tensor = state[name]
         return moment
+
+
+# Where processes share a network out, a parameter is a tensor of which each holds some rows (torch's DTensor, which is
+# imported late: most trainings have none).
+
+
+def _is_shared(tensor: Any) -> bool:
+    return hasattr(tensor, "device_mesh")
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This process's rows; the tensor itself where it is not shared out."""
+    shared: Any = tensor
+    own: Tensor = shared.to_local() if _is_shared(tensor) else tensor
+    return own
+
+
+def _whole(rows: Tensor, like: Any) -> Tensor:
+    """All rows, of which every process gives its own; all call this together."""
+    if not _is_shared(like):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    shared = DTensor.from_local(rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+    return shared.full_tensor()
+
+
+def _share(whole: Tensor, like: Any) -> Tensor:
+    """This process's rows of `whole`, cut as those of `like` are."""
+    if not _is_shared(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,11 @@ class ShapeVAETraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
+    def differentiates_twice(self) -> bool:
+        """Whether the loss has terms in the field's gradient, at any step."""
+        return bool(self.config.loss.normal or self.config.loss.eikonal)
+
+    @property
     def uses_gradient(self) -> bool:
         """Whether this step has the normal and eikonal terms."""
         loss, step = self.config.loss, self.global_step

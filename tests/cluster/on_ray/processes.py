@@ -44,7 +44,7 @@ class Processes:
             port = free.getsockname()[1]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment |= {"WORLD_SIZE": str(world), "STOP_AFTER": str(self.stop_after or 0)}
-        environment["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), os.getcwd()])
+        environment["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(Path.cwd())])
         with ExitStack() as stack:
             started = []
             for rank in range(world):
