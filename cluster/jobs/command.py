@@ -42,7 +42,7 @@ def _submit(arguments: argparse.Namespace, words: list[str], variables: dict[str
         if arguments.pip:
             environment["pip"] = arguments.pip
         name = jobs.submit(
-            entrypoint=f"exec python -m cluster.jobs.entry {shlex.join(words)}",
+            entrypoint=f"exec $(command -v python || command -v python3) -m cluster.jobs.entry {shlex.join(words)}",
             submission_id=arguments.job_name or _new_name(words),
             runtime_env=environment,
             metadata={COMMAND: shlex.join(words)},
