@@ -283,15 +283,18 @@ def death_of(trial: Any, sweep: Sweep) -> str:
     """Why a trial's process ended without an outcome."""
     file = Path(trial.error_file) if trial.error_file else None
     text = file.read_text(errors="replace") if file is not None and file.is_file() else ""
+    return reason_of_death(text, sweep.placement.max_failures + 1)
+
+
+def reason_of_death(text: str, attempts: int) -> str:
+    """Ray's words on a trial's process in ours."""
+    times = f"{attempts} times" if attempts > 1 else "once"
+    if re.search(r"OutOfMemoryError|OUT_OF_MEMORY|running low on memory|memory pressure", text):
+        return f"out of memory: Ray ended its process {times}, because the machine had no memory left"
+    if not text or re.search(r"process has died|Worker exit type|actor died|ActorDied|node .*died", text):
+        return f"its process died {times} (killed, out of memory, or crashed)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    times = f"{sweep.placement.max_failures + 1} times" if sweep.placement.max_failures else "once"
-    if "OutOfMemory" in text or "memory pressure" in text:
-        return f"out of memory: Ray ended its process because the machine ran out of memory ({times})"
-    if "ActorDied" not in text and "ActorUnavailable" not in text and "WorkerCrashed" not in text and lines:
-        return f"{lines[-1][:300]} ({times}; before its training began)"
-    code = re.search(r"exit_detail: ?(.*)|connection error code (\d+)", text, flags=re.IGNORECASE)
-    why = "killed, out of memory, or crashed" if code is None else " ".join(code[0].split())[:200]
-    return f"its process died {times} ({why})"
+    return f"{lines[-1][:300]} ({times}; outside its training)"
 
 
 def _scheduler(board: Board) -> str:

@@ -257,6 +257,21 @@ def test_section_choices_become_dotted_keys() -> None:
     assert trial.config == {"a.model.width": 4, "a.model.head.kind": "x", "a.lr": 0.1}
 
 
+def test_the_death_of_a_process_is_told_from_its_other_ends() -> None:
+    """Texts as Ray 2.60 writes them."""
+    from cluster.sweeps.engine import reason_of_death
+
+    died = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the "
+        "process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called"
+    )
+    assert reason_of_death(died, 2) == "its process died 2 times (killed, out of memory, or crashed)"
+    memory = "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory."
+    assert reason_of_death(memory, 1).startswith("out of memory: Ray ended its process once")
+    assert "KeyError: 'x'" in reason_of_death("Traceback\n  File\nKeyError: 'x'\n", 1)
+
+
 # ------------------------------------------------------------------------- changed settings of a training under way
 
 
