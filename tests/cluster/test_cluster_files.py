@@ -369,3 +369,69 @@ def test_go_on_passes_a_stop_to_all_processes_and_waits_for_their_checkpoint(
         assert process.poll() is not None, "it waits for the end of what it stops"
     assert process.wait(timeout=20) == 130
     assert sorted((tmp_path / "log").read_text().splitlines()[2:]) == ["saved by child", "saved by run"]
+
+
+SLURM = {
+    # The step's words, without Slurm's own.
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n',
+    "ray": 'echo "ray $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $*" >>"$STANDIN_LOG.ray"\nexec sleep 1000\n',
+    "python": 'if [ "$1" = -c ]; then echo 12345; else cat >/dev/null; fi\n',
+    "scontrol": 'echo "$*" >>"$STANDIN_LOG.scontrol"\n',
+}
+"""Stand-ins for what the Slurm script calls; the cluster is complete at once."""
+
+
+@pytest.fixture
+def slurm(go_on: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[str]]:
+    """Run the Slurm script as Slurm would, on one node."""
+    (tmp_path / "bin").mkdir()
+    for name, text in SLURM.items():
+        (tmp_path / "bin" / name).write_text("#!/bin/bash\n" + text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    job = {"SUBMIT_DIR": ROOT, "JOB_ID": f"t{os.getpid()}", "JOB_NUM_NODES": 1, "CPUS_PER_TASK": 2, "GPUS_ON_NODE": 0}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setenv("PENSTOCK_SETUP", "/nowhere")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "bin"))  # where its log of the Ray nodes is
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        # Its own copy, as Slurm makes one: the script must not look for its neighbours beside itself.
+        copied = shutil.copy(SBATCH, tmp_path / "slurm_script")
+        return subprocess.Popen(["bash", copied, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def test_slurm_script_ends_with_its_run(slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    job = slurm("mine", "run", "toy", "--on", "ray")
+    output, _ = job.communicate(timeout=30)
+    assert job.returncode == 0, output
+    assert (tmp_path / "log").read_text().splitlines() == ["run toy --on ray --name mine"]
+    (ray,) = (tmp_path / "log.ray").read_text().splitlines()
+    assert ray.startswith("ray token 64 start --head --node-ip-address=127.0.0.1 --port=12345 ")
+    assert "--num-cpus 2 --num-gpus 0" in ray
+    assert "--include-dashboard=false" in ray
+    assert not (tmp_path / "log.scontrol").exists(), "a finished run is not queued again"
+    assert sorted(file.name for file in (tmp_path / "bin").iterdir()) == sorted(SLURM), "nothing stays"
+    assert slurm("mine").wait(timeout=30) == 2
+
+
+@pytest.mark.parametrize(("before", "again"), [(0, True), (50, False)])
+def test_slurm_script_queues_itself_again_after_a_stop(
+    slurm: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    again: bool,
+) -> None:
+    monkeypatch.setenv("STANDIN", "wait")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(before))
+    job = slurm("mine", "run", "toy")
+    _said(tmp_path, "child ready")
+    job.send_signal(signal.SIGTERM)  # as --signal=B:TERM@… does: to the script alone
+    output, _ = job.communicate(timeout=30)
+    assert job.returncode == 130, output
+    assert "saved by child" in (tmp_path / "log").read_text()
+    asked = (tmp_path / "log.scontrol").read_text() if (tmp_path / "log.scontrol").exists() else ""
+    assert asked == (f"requeue t{os.getpid()}\n" if again else "")

@@ -53,7 +53,8 @@ def watch(address: str, metadata: str, seconds: float) -> int:
             print(f"spot notice: {found}", flush=True)
             command = ["ray", "drain-node", "--address", address, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
             command += ["--reason-message", f"spot notice: {found}", "--deadline-remaining-seconds", str(DEADLINE)]
-            return subprocess.run(command, check=False).returncode
+            there = {**os.environ, "RAY_ADDRESS": address}  # by which the command finds out which node is this one
+            return subprocess.run(command, check=False, env=there).returncode
         time.sleep(seconds)
     return 0
 
