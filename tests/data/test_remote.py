@@ -1,13 +1,7 @@
 """A copy elsewhere has what was here, whole, and nobody waits for it."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -160,44 +154,6 @@ def test_files_that_vanish_while_they_are_copied_are_passed_over(storage, tmp_pa
 def test_an_address_that_nothing_reads_is_a_mistake_of_the_user():
     with pytest.raises(PenstockError, match=r"--storage nosuch://bucket/x: nothing here reads such addresses"):
         Storage("nosuch://bucket/x")
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch) -> Iterator[str]:
-    """The URI of a folder in a store that speaks S3 (moto's server, where it is installed)."""
-    server = shutil.which("moto_server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if server is None:
-        pytest.skip("needs moto's server: pip install 'moto[server]'")
-    fs = pytest.importorskip("pyarrow.fs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": address}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    log = (tmp_path / "moto.log").open("w")
-    process = subprocess.Popen([server, "-p", str(port)], stdout=log, stderr=log)
-    try:
-        _until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 30)
-        fs.S3FileSystem(endpoint_override=address, allow_bucket_creation=True).create_dir("bucket")
-        yield "s3://bucket/runs"
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-
-
-def test_a_bucket_is_a_storage(bucket, tmp_path):
-    storage = Storage(bucket)
-    files = made(tmp_path / "here", status="s", models_flow="w" * 100_000)
-    assert push(storage, "run", files) == ["run/models/flow", "run/status"]
-    assert push(storage, "run", files) == []
-    back = tmp_path / "back"
-    assert pull(Storage(bucket), "run", lambda key: back / key) == ["run/models/flow", "run/status"]
-    assert (back / "run/models/flow").read_text() == "w" * 100_000
-    assert storage.read("run/nothing") is None
-    push(storage, "run", {}, gone=["run/status"])
-    assert storage.keys("run") == ["run/models/flow"]
 
 
 def _until(what, seconds: float = 10.0) -> None:
