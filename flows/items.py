@@ -69,7 +69,8 @@ def done_items(
             "goes on from there; give it a machine with more memory."
         )
 
-    answers = worked(todo, work, 0 if len(todo) >= FEW else 1, crashed=crashed, preload=preload, network=network)
+    processes = 1 if len(todo) < FEW and not network else 0
+    answers = worked(todo, work, processes, crashed=crashed, preload=preload, network=network)
     for done, (_, answer) in enumerate(answers, start=start + 1):
         progress.update(done, **tell(answer))
 

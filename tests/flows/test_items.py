@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.errors import PenstockError
-from data.worker_pool import NO_MEMORY
+from data.worker_pool import NO_MEMORY, plugged
 from flows.items import Loaded, done_items, parts_folder, plain_answers
 
 
@@ -53,6 +53,26 @@ def test_an_item_that_cannot_be_done_is_named(tmp_path: Path) -> None:
     with pytest.raises(PenstockError, match=f"encode: b could not be done: {NO_MEMORY}.*kept"):
         done_items("encode", "objects", ["a", "b", "c"], lambda name: tmp_path / name, work, preload="math")
     assert (tmp_path / "a").exists()
+
+
+class Elsewhere:
+    """A pool that does the work here and notes how many tasks it got, and how many at a time."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int | None]] = []
+
+    def worked(self, tasks, work, most, *, crashed, network):
+        self.asked.append((len(tasks), most))
+        yield from ((task, work(task)) for task in tasks)
+
+
+def test_networks_go_elsewhere_however_few_and_other_work_where_it_is_much(tmp_path: Path) -> None:
+    pool = Elsewhere()
+    with plugged(pool):
+        plain_answers("few", "items", range(3), float, tmp_path, preload="math")
+        plain_answers("few with a network", "items", range(3), float, tmp_path, preload="math", network=True)
+        plain_answers("many", "items", range(40), float, tmp_path, preload="math")
+    assert pool.asked == [(3, None), (40, None)]
 
 
 @dataclass(frozen=True)
