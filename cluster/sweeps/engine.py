@@ -103,7 +103,7 @@ def _prepare(sweep: Sweep) -> None:
     path = sweep.trials / BASE
     if not (path / "status.json").is_file():
         shutil.rmtree(path, ignore_errors=True)
-        base = create(sweep.trials, sweep.domain, sweep.config({}), sweep.preset, BASE, sweep.command)
+        base = create(sweep.trials, sweep.domain, sweep.example, sweep.preset, BASE, sweep.command)
         if sweep.placement.on != "local":
             write_placement(base.path, sweep.placement)
     run = sweep.run(BASE)

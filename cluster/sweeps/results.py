@@ -94,6 +94,11 @@ class Sweep:
         }
         return load.resolve(self.domain.config, [load.tagged(layer, self.space_file)], default=config)
 
+    @cached_property
+    def example(self) -> Any:
+        """The configuration of some trial: a section that is null without the space's keys is there."""
+        return self.config({key.name: key.tried()[0] for key in self.space.keys})
+
     def run(self, trial: str) -> Run | None:
         """The run directory of a trial, None before it was made."""
         path = self.trials / trial
@@ -232,11 +237,13 @@ class Board:
     def _judged(self, trial: Trial) -> float | None:
         if not trial.history:
             return None
-        trainer = trainer_of(self.sweep.domain, self.sweep.stage, self.sweep.base)
         values = [value for _, value in trial.history]
         best = min(values) if self.sweep.space.plan.mode == "min" else max(values)
+        if trial.state != DONE:
+            return best
         # A trial is worth what its exported weights are worth.
-        return values[-1] if trial.state == DONE and trainer is not None and trainer.select == "last" else best
+        trainer = trainer_of(self.sweep.domain, self.sweep.stage, self.sweep.config(trial.drawn))
+        return values[-1] if trainer is not None and trainer.select == "last" else best
 
     def result(self, trial: Trial, step: int, value: float) -> None:
         """A value that a running trial reported."""

@@ -55,7 +55,7 @@ def scheduler_for(board: Board) -> TrialScheduler:
     sweep = board.sweep
     plan = sweep.space.plan
     if isinstance(plan.scheduler, ASHA):
-        trainer = trainer_of(sweep.domain, sweep.stage, sweep.config({}))
+        trainer = trainer_of(sweep.domain, sweep.stage, sweep.example)
         steps = trainer.steps if trainer is not None else 1000
         grace = plan.scheduler.grace or max(1, steps // 27)
         if grace >= steps:

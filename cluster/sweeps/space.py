@@ -349,7 +349,7 @@ def trainer_of(domain: Domain, stage: str, config: Any) -> TrainerConfig | None:
 
 def _at(config: Any, key: str) -> Any:
     for part in key.split("."):
-        config = getattr(config, part)
+        config = getattr(config, part, None)
     return config
 
 
