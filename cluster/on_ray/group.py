@@ -71,7 +71,9 @@ class ProcessGroup(Group):
         return next(said for said in words if said is not None), bool(asked[1])
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        from cluster.on_ray.sharing import put_together
+        if not any(hasattr(tensor, "device_mesh") for tensor in weights.values()):
+            return weights
+        from cluster.on_ray.sharing import put_together  # late: a second to import
 
         whole: Mapping[str, torch.Tensor] = put_together(weights, self.rank == 0)
         return whole if self.rank == 0 else {}

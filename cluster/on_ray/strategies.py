@@ -66,4 +66,5 @@ class Together(DDPStrategy):
         own = torch.as_tensor(counts() if batch.counted else 0, dtype=torch.float64, device=self.root_device)
         total = own.clone()
         dist.all_reduce(total)
-        return own * self.world_size / total.clamp(min=1)
+        # Where nothing was measured anywhere, all losses are 0, and any weights do.
+        return torch.where(total > 0, own * self.world_size / total.clamp(min=1), 1.0)

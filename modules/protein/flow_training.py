@@ -12,6 +12,7 @@ from modules.geometry.frames import frames_from_backbone
 from modules.geometry.igso3 import IGSO3
 from modules.geometry.manifold import FRAMES
 from modules.layers.random import mix, rand_per_sample
+from modules.layers.whole_batch import whole_batch
 from modules.protein.corruption import (
     IGSO3_SIGMA,
     SELF_CONDITION_STREAM,
@@ -86,7 +87,8 @@ class ProteinFlowTraining(LightningModule):
         target = identity_where(target, ~resolved)
         source = draw_noise(seeds, resolved)
         if self.config.coupling == "optimal":
-            source = self._coupled(source, target, resolved)
+            whole, own = whole_batch([source, target, resolved], batch.counted > 0)
+            source = self._coupled(*whole)[own, : resolved.shape[1]]
         if self.config.rotation_noise == "igso3":
             source = around(source, target, resolved, self.igso3)
         return source, target
