@@ -12,8 +12,10 @@ from flows.reporting.charts import Axis, tick_text
 BEST, MIDDLE, WORST = (23, 128, 159), (146, 155, 160), (204, 110, 40)
 """Of trials by rank; they read on light and on dark paper."""
 WIDTH, HEIGHT = 1072, 380
+CROWD = 60
+"""Lines beyond which they are drawn fainter."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 120, 14, 40
-_STEP = 134  # pixels between the axes of a parallel-coordinates plot
+_STEP, _WIDEST = 134, 240  # least and most pixels between the axes of a parallel-coordinates plot
 _UP, _DOWN = 62, 26  # above and below these axes
 
 
@@ -75,7 +77,7 @@ def curves(lines: Sequence[Line], metric: str) -> Markup | None:
             x, y = places[-1]
             parts.append(Markup('<text class="name" x="{:.1f}" y="{:.1f}">{}</text>').format(x + 8, y + 4, line.name))
     label = f"{metric} of {len(lines)} trials over {max(steps)} steps"
-    return _svg(WIDTH, HEIGHT, label, parts)
+    return _svg(WIDTH, HEIGHT, label, parts, crowded=len(lines) > CROWD)
 
 
 def parallel(lines: Sequence[Line], keys: Mapping[str, Key], metric: str) -> Markup | None:
@@ -90,7 +92,8 @@ def parallel(lines: Sequence[Line], keys: Mapping[str, Key], metric: str) -> Mar
         axes[name] = _scale(key, [line.values[name] for line in drawn if name in line.values], height)
     log = bool(measured) and min(measured) > 0 and max(measured) > 30 * min(measured)
     axes[metric] = _scale(Key(log), measured, height)
-    across = {name: 76 + k * _STEP for k, name in enumerate(axes)}
+    step = min(_WIDEST, max(_STEP, (WIDTH - 168) / (len(axes) - 1)))
+    across = {name: round(76 + k * step, 1) for k, name in enumerate(axes)}
     parts = []
     for line in _worst_first(drawn):
         places = [(across[key], _at(axes[key], line.values[key])) for key in keys if key in line.values]
@@ -101,8 +104,9 @@ def parallel(lines: Sequence[Line], keys: Mapping[str, Key], metric: str) -> Mar
     if any(line.metric is None for line in drawn):
         words = Markup('<text x="{}" y="{}">no value</text>').format(across[metric] + 9, height - 6)
         parts.append(words)
-    width = across[metric] + 92
-    return _svg(width, height, f"settings of {len(drawn)} trials, and their {metric}", parts)
+    width = max(WIDTH, across[metric] + 92)
+    label = f"settings of {len(drawn)} trials, and their {metric}"
+    return _svg(width, height, label, parts, crowded=len(drawn) > CROWD)
 
 
 def bars(rows: Sequence[tuple[str, float, float, str]], label: str) -> Markup:
@@ -241,7 +245,8 @@ def _frame(x_axis: Axis, y_axis: Axis, name: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _svg(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, label, Markup("").join(parts)
+def _svg(width: float, height: float, label: str, parts: Sequence[Markup], *, crowded: bool = False) -> Markup:
+    kind = "crowded" if crowded else ""
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        kind, width, height, label, Markup("").join(parts)
     )

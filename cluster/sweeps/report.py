@@ -128,7 +128,7 @@ def _finite(value: Any) -> float | None:
 def _report(sweep: Sweep, folder: Path) -> page.Report:
     lines, keys = _lines(sweep), {name: _key(told) for name, told in sweep.keys.items()}
     sections: list[page.Section] = [
-        *_best(sweep, folder),
+        *_best(sweep),
         _table(sweep),
         *_without_a_value(sweep),
         _drawing("Training of every trial", curves(lines, sweep.metric), _curves_note(sweep)),
@@ -177,7 +177,7 @@ def _summary(sweep: Sweep) -> str:
     return text
 
 
-def _best(sweep: Sweep, folder: Path) -> list[page.Section]:
+def _best(sweep: Sweep) -> list[page.Section]:
     if not sweep.measured:
         words = f"No trial has a value of {sweep.metric}: the reasons stand below."
         return [page.Text(title="Best trial", paragraphs=[words])]
@@ -187,7 +187,7 @@ def _best(sweep: Sweep, folder: Path) -> list[page.Section]:
         "trial": best.name, sweep.metric: best.metric, "after step": best.step,
         "state": WORDS.get(best.state, best.state), "run": f"trials/{best.name}",
     }  # fmt: skip
-    if (folder / "best").is_dir():
+    if best.state == DONE:
         result["model and configuration"] = "best/"
     note = (
         "Chosen among trials by the number that is shown here, which is therefore better than what new data will give: "
