@@ -34,14 +34,14 @@ def run_step(*steps: str) -> None:
 def do_steps(steps: Sequence[str]) -> None:
     """Do steps of the run that the environment names, in this process; what they print goes to the run's log."""
     run = Run(Path(os.environ[RUN_VARIABLE]))
-    with _output_to(run.log_file):
+    with output_to(run.log_file):
         for step in steps:
             if step not in run.left_out():
                 run.execute(step, waiting_message)
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def output_to(path: Path) -> Iterator[None]:
     """Standard output and error of this process, C libraries and children included, go to the end of a file."""
     before = (os.dup(1), os.dup(2))
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

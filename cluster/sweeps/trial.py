@@ -33,8 +33,7 @@ from flows.executor import plug
 from flows.lock import held
 from flows.placement import write_placement
 from flows.run import DONE, Interrupted, Run, user_message, write_json
-from flows.workflow import _output_to as output_to
-from flows.workflow import waiting_message
+from flows.workflow import output_to, waiting_message
 
 BASE = "base"
 """Run beside the trials with the steps that all of them share."""
