@@ -48,8 +48,6 @@ def announce_local(training: "Training") -> None:
     """
     from flows.steps.calibration import measure
 
-    if training.run.sweep is not None:
-        return  # a sweep speaks of all its trials at once
     devices = training.settings.devices
     words = "in this process" if devices == 1 else f"by {devices} processes of this machine"
     announce(training, Site(words, devices, devices), lambda: measure(training, devices))
@@ -65,7 +63,7 @@ def announce(training: "Training", site: Site, measure: Callable[[], "Measured"]
         ConfigError: it cannot fit; the message says what to change.
     """
     steps, settings = steps_left(training), training.settings
-    if steps <= 0:
+    if steps <= 0 or training.run.sweep is not None:  # a sweep speaks of all its trials at once
         return
     each = "" if site.workers == 1 else f", {_range(settings.batch_size, site.workers)} in each worker"
     print(f"train {training.place}: {site.words}; {steps} steps, batch {settings.batch_size}{each}", flush=True)
