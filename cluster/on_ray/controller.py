@@ -4,6 +4,7 @@ Ray's controller of a training is an actor beside the driver; what is defined he
 decisions are not in Ray's public interface (seen with 2.60): all that rests on them is in this file.
 """
 
+import socket
 import time
 from contextlib import suppress
 from typing import Any
@@ -103,14 +104,14 @@ class Judge(DefaultFailurePolicy):
 
 
 class Elastic(ElasticScalingPolicy):
-    """Ray's policy, which would also count on nodes that are about to go, and waits without a word."""
+    """Ray's policy, which would also count on nodes that are gone or about to go, and waits without a word."""
 
     def __init__(self, scaling_config: Any, bulletin: Any) -> None:
         super().__init__(scaling_config)
         self._bulletin, self._said = bulletin, time.monotonic()
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        going = draining_nodes()
+        going = draining_nodes() | _unreachable()
         staying = {node: amount for node, amount in reserved_resources.items() if node not in going}
         return int(super()._count_possible_workers(staying))
 
@@ -152,6 +153,17 @@ class Foreman(ControllerCallback, WorkerGroupCallback):
         ray.get(self._bulletin.want.remote(Wish(change, move=True)))
         ray.get(self._bulletin.gone.remote(SAVING))
         ray.get(self._bulletin.put.remote("fell", causes=[change], again=True, planned=True, details=[]))
+
+
+def _unreachable() -> set[str]:
+    """Ids of the nodes that refuse a connection: Ray itself notices their death only after several missed beats."""
+    found = set()
+    for node in ray.nodes():
+        try:
+            socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=PING).close()
+        except OSError:
+            found.add(str(node["NodeID"]))
+    return found
 
 
 def _silent(attempt: Attempt) -> list[int]:

@@ -22,13 +22,12 @@ STEPS = ("--flow.trainer.steps", "400", "--preset", "debug")
 @pytest.fixture(scope="module")
 def cluster():
     before = set(descendants(os.getpid()))
-    temporary = {entry.name for entry in Path("/tmp").iterdir()}
     with simulated((0, 1, 1, 1)) as made:
+        folder = Path(made.head_node.get_session_dir_path()).parent
         yield made
+    assert not folder.exists()
     left = {pid: command(pid)[:80] for pid in descendants(os.getpid()) - before}
     assert not left
-    fresh = {entry.name for entry in Path("/tmp").iterdir()} - temporary
-    assert not [name for name in fresh if name.startswith(("pen-", "pt-"))]
 
 
 @pytest.fixture(scope="module")
