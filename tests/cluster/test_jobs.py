@@ -140,18 +140,22 @@ def entry(runs: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen
     assert not left, (tmp_path / "log").read_text()
 
 
+def _marked(mark: str) -> list[int]:
+    """The processes that carry a variable in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
 def _wait_for_end(mark: str, seconds: float = 30) -> list[int]:
     """The processes that carry the mark and are alive still after some time."""
     end = time.monotonic() + seconds
-    while True:
-        left = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    left.append(int(entry.name))
-        if not left or time.monotonic() > end:
-            return left
+    while _marked(mark) and time.monotonic() < end:
         time.sleep(0.1)
+    return _marked(mark)
 
 
 def _wait_for_training(process: subprocess.Popen[bytes], run: Path, log: Path) -> None:
@@ -182,56 +186,116 @@ def test_results_must_not_end_up_in_the_job_s_own_folder(
     assert (tmp_path / "log").read_text().count("where are the runs to live?") == 2
 
 
-def test_stop_tells_the_command_alone_and_a_checkpoint_is_saved(entry: Start, runs: Path, tmp_path: Path) -> None:
-    process = entry("train", "toy", "--name", "a", *LONG)
-    _wait_for_training(process, runs / "a", tmp_path / "log")
+STAND_IN = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+def end(number, frame):
+    Path("asked").open("a").write("x")
+    time.sleep(1)
+    Path("saved").write_text("all" if worker.poll() is None else "its worker was ended before it")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, end)
+Path("ready").touch()
+time.sleep(600)
+"""
+"""In place of the command line: takes a second to save what it has, for which it needs its worker process."""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a text in the place of the command line. The folder of a job comes first on the path of its command."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> None:
+        (tmp_path / "cluster" / "jobs").mkdir(parents=True)
+        for package in ("cluster", "cluster/jobs"):
+            (tmp_path / package / "__init__.py").touch()
+        (tmp_path / "cluster" / "cli.py").write_text(text)
+        real = Path(__file__).resolve().parents[2] / "cluster" / "jobs" / "entry.py"
+        shorter = real.read_text().replace("seconds: float = 10.0", "seconds: float = 1.0")
+        (tmp_path / "cluster" / "jobs" / "entry.py").write_text(shorter)
+
+    return write
+
+
+def test_stop_tells_the_command_alone_and_waits_for_it(
+    entry: Start, stand_in: Callable[[str], None], tmp_path: Path
+) -> None:
+    stand_in(STAND_IN)
+    process = entry("version")
+    _wait_for_file(tmp_path / "ready")
     under = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     assert not under, "Ray would send SIGTERM to these as well"
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()  # said twice is no more than said once
+    assert process.wait(timeout=20) == 130
+    assert (tmp_path / "saved").read_text() == "all"
+    assert (tmp_path / "asked").read_text() == "x"
+
+
+@pytest.mark.parametrize("killed", ["job", "keeper"])
+def test_a_killed_job_ends_its_command_in_order(
+    entry: Start, stand_in: Callable[[str], None], tmp_path: Path, killed: str
+) -> None:
+    """When the node's supervisor dies, Ray kills the job's process group by SIGKILL; the keeper may be killed too."""
+    stand_in(STAND_IN)
+    process = entry("version")
+    _wait_for_file(tmp_path / "ready")
+    if killed == "job":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        mark = f"PENSTOCK_TEST_JOB={tmp_path}"
+        [keeper] = [pid for pid in _marked(mark) if pid != process.pid and b"cluster.jobs.entry" in _words(pid)]
+        os.kill(keeper, signal.SIGKILL)
+    process.wait(timeout=20)
+    _wait_for_file(tmp_path / "saved")
+    assert (tmp_path / "saved").read_text() == "all"
+    if killed == "keeper":  # nobody is left who could end the worker; a real one ends with its parent
+        [worker] = _wait_for_end(f"PENSTOCK_TEST_JOB={tmp_path}", seconds=2)
+        os.kill(worker, signal.SIGKILL)
+
+
+def _wait_for_file(file: Path, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < end, f"{file.name} has not come"
+        time.sleep(0.05)
+
+
+def _words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_stop_saves_a_checkpoint_and_nothing_lives_on(entry: Start, runs: Path, tmp_path: Path, verb: str) -> None:
+    process = entry(verb, "toy", "--name", "a", *LONG)
+    _wait_for_training(process, runs / "a", tmp_path / "log")
     begun = time.monotonic()
     process.terminate()
     assert process.wait(timeout=60) == 130
     assert time.monotonic() - begun < 20
-    assert "stopped by SIGTERM after step" in (tmp_path / "log").read_text()
+    assert "stopped by SIGTERM" in (tmp_path / "log").read_text()
     assert list((runs / "a" / "checkpoints" / "flow").glob("step-*.ckpt"))
     assert Run(runs / "a").state() == "unfinished"
-
-
-def test_a_whole_workflow_is_stopped_and_nothing_of_it_lives_on(entry: Start, runs: Path, tmp_path: Path) -> None:
-    process = entry("run", "toy", "--name", "b", *LONG)
-    _wait_for_training(process, runs / "b", tmp_path / "log")
-    process.terminate()
-    assert process.wait(timeout=60) == 130
-    assert "`penstock resume b` goes on from there" in (tmp_path / "log").read_text()
-    assert list((runs / "b" / "checkpoints" / "flow").glob("step-*.ckpt"))
-    assert Run(runs / "b").steps()["train_flow"].error == "interrupted"
-
-
-def test_a_killed_job_ends_its_command_in_order(entry: Start, runs: Path, tmp_path: Path) -> None:
-    """When the node's supervisor dies, Ray kills the job's process group by SIGKILL."""
-    process = entry("train", "toy", "--name", "c", *LONG)
-    _wait_for_training(process, runs / "c", tmp_path / "log")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not _wait_for_end(f"PENSTOCK_TEST_JOB={tmp_path}")
-    assert list((runs / "c" / "checkpoints" / "flow").glob("step-*.ckpt"))
+    assert Run(runs / "a").steps()["train_flow"].error == "interrupted"
 
 
 LEAVES = """
 import subprocess, sys
 subprocess.Popen(["sleep", "600"], start_new_session=True)
 subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+open("left", "w").close()
 """
 
 
-def test_what_a_command_leaves_behind_is_ended(runs: Path, entry: Start, tmp_path: Path) -> None:
-    # The folder of a job comes first on the path of its command, and so does this stand-in for the command line.
-    (tmp_path / "cluster" / "jobs").mkdir(parents=True)
-    (tmp_path / "cluster" / "cli.py").write_text(LEAVES)
-    real = Path(__file__).resolve().parents[2] / "cluster" / "jobs" / "entry.py"
-    (tmp_path / "cluster" / "jobs" / "entry.py").write_text(
-        real.read_text().replace("seconds: float = 10.0", "seconds: float = 1.0")
-    )
-    with contextlib.chdir(tmp_path):
-        process = entry("version")
-    assert process.wait(timeout=30) == 0
+def test_what_a_command_leaves_behind_is_ended(entry: Start, stand_in: Callable[[str], None], tmp_path: Path) -> None:
+    stand_in(LEAVES)
+    assert entry("version").wait(timeout=30) == 0
+    assert (tmp_path / "left").exists()
     assert not _wait_for_end(f"PENSTOCK_TEST_JOB={tmp_path}", seconds=2)
