@@ -141,13 +141,17 @@ def test_workers_that_do_not_see_the_run_are_refused_or_take_it_from_the_storage
     names = [path.name for path in sorted((runs / "away/checkpoints/flow").glob("*.ckpt"))]
     assert names[-1] == "step-00000060.ckpt"
 
-    # A training that this machine began goes on over there, from the checkpoint that it left.
+
+@pytest.mark.slow
+def test_a_training_that_this_machine_began_goes_on_where_the_run_is_not_seen(penstock, runs, half_blind, tmp_path):
+    """From the checkpoint that it left; result and metrics are those of one that stayed."""
+    placed = ("--on", "ray", "--address", half_blind, "--storage", f"file://{tmp_path}/there")
     long = (*SETTINGS, "--flow.trainer.steps", "400", "--flow.trainer.checkpoint_every_steps", "50")
     begun = Training(runs, "moved", "train", "toy", *long, "--name", "moved")
     begun.wait_for(lambda: list((runs / "moved/checkpoints/flow").glob("*.ckpt.sha256")))
     begun.process.terminate()
     begun.wait()
-    code, out, err = penstock("train", "toy", "--run", "moved", "--storage", there, *placed)
+    code, out, err = penstock("train", "toy", "--run", "moved", *placed)
     assert code == 0, err
     assert "going on from step" in out
     assert penstock("train", "toy", *long, "--name", "stayed")[0] == 0
