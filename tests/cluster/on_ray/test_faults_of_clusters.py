@@ -151,6 +151,21 @@ def test_sigterm_at_a_worker_is_a_notice(cluster, folder, plain):
     assert training.weights() == plain
 
 
+def test_a_full_disk_is_said_and_not_tried_again(cluster, folder):
+    training = started(cluster, folder, "full", "--flow.trainer.log_every", "5")
+    training.wait_for(lambda: training.step() >= 60)
+    link = folder / "link"
+    link.symlink_to("/dev/full")
+    link.replace(training.run / "metrics.csv")
+    assert training.wait() == 2, training.text()
+    assert training.text().count("disk full") == 1
+    assert "Traceback" not in training.text()
+    assert "beginning again" not in training.text()
+    (training.run / "metrics.csv").unlink()
+    again = resumed(folder, "full")
+    assert again.wait() == 0, again.text()
+
+
 @pytest.fixture
 def temporary():
     """A folder for temporary files with a name short enough for Ray's sockets."""
