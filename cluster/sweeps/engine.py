@@ -245,11 +245,12 @@ class Watching:
         return not self._running or time.monotonic() - self._asked_at > PATIENCE
 
     def callback(self) -> Any:
-        from ray import tune
+        from ray.tune.progress_reporter import TrialProgressCallback
 
         watching = self
 
-        class Callback(tune.Callback):
+        # Tune adds one of these, which prints, unless it is given one.
+        class Callback(TrialProgressCallback):
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 watching.started(str(trial))
 
