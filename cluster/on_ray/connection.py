@@ -103,8 +103,10 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _join(package: Any, address: str) -> None:
     options: dict[str, Any] = {}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job's processes have the job's own environment
-        options["runtime_env"] = {"env_vars": _passed_on()}
+    # A job's processes have the job's own environment.
+    passed_on = {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else _passed_on()
+    if passed_on:
+        options["runtime_env"] = {"env_vars": passed_on}
     try:
         package.init(address=address, log_to_driver=False, logging_level="CRITICAL", **options)
     except Exception as error:
