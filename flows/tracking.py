@@ -26,6 +26,8 @@ MODES = {"online": "online", "offline": "offline", "off": "off", "disabled": "of
 """What WANDB_MODE and --wandb may say, and what it means here."""
 TRIALS = "trials.json"
 """In the folder of a sweep: what its trials are and how far they are."""
+SERVICE = "WANDB_SERVICE"
+"""Where W&B leaves the address of its service process for child processes."""
 FLUSH_SECONDS = 1.0
 BYTES_PER_ROW = 64
 """In W&B's file; no row of numbers takes so few."""
@@ -135,6 +137,7 @@ class Tracker:
         if self.mode == "online" and not has_key():
             print("W&B: no API key found, recording offline (`wandb login`, then `wandb sync` uploads it)", flush=True)
             self.mode = "offline"
+        shared = os.environ.get(SERVICE)
         self._run = wandb.init(
             mode=self.mode,
             project=f"penstock-{run.domain_name}",
@@ -154,6 +157,10 @@ class Tracker:
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
+        # Child processes are to have a W&B service of their own: in a shared one, the run of a child that was killed
+        # stays open, and nobody can go on with it.
+        if shared is None:
+            os.environ.pop(SERVICE, None)
         if self._sweep is not None:
             self._go_on(run, self._sweep)
 
