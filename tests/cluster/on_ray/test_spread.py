@@ -237,7 +237,7 @@ def test_the_steps_of_shape(penstock, runs: Path, on_own_cluster, monkeypatch, c
     assert len(handed) == 2
 
     monkeypatch.setenv("PENSTOCK_RUNS", str(runs / "elsewhere"))
-    code, _, err = penstock("prepare", "shape", "--preset", "debug", "--on", "ray")
+    code, _, err = penstock("prepare", "shape", "--preset", "debug", "--on", "ray", "--prepare.processes", "0")
     assert code == 0, err
     assert len(handed) == 3
     [ours], [theirs] = (list(place.glob("prepared/*/samples.h5")) for place in (runs, runs / "elsewhere"))
