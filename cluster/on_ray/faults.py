@@ -72,7 +72,10 @@ def what_failed(errors: Mapping[int, BaseException], attempt: Attempt, silent: S
     raised = {rank: failure for rank, failure in attempt.failures.items() if not is_consequence(failure)}
     dead = {rank: error for rank, error in errors.items() if rank not in attempt.failures and rank not in raised}
     found = [f"{_named(rank, attempt)} {cause_of_death(error)}" for rank, error in sorted(dead.items())]
-    found += [f"{_named(rank, attempt)} raised {f['type']}: {f['text']}" for rank, f in sorted(raised.items())]
+    for rank, failure in sorted(raised.items()):
+        # What the user can mend is the message in which the command ends.
+        what = "cannot go on" if failure["mine"] else f"raised {failure['type']}: {failure['text']}"
+        found.append(f"{_named(rank, attempt)} {what}")
     found += [f"{_named(rank, attempt)} is gone, or its machine is" for rank in silent]
     if not found:  # the dead one is not noticed yet: its peers were quicker
         found = [

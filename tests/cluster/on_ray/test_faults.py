@@ -106,6 +106,10 @@ def test_the_one_who_died_is_named_and_not_the_ones_who_lost_it():
     ]
 
 
+def test_what_the_user_can_mend_is_said_once_by_the_command():
+    assert what_failed({0: WorkerFailed("…")}, attempt({0: MINE})) == ["worker 0 (process 11 on a) cannot go on"]
+
+
 def test_what_is_tried_again(monkeypatch):
     connection.ray()
     from ray.train import FailureConfig
