@@ -93,7 +93,12 @@ def _shared_state(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, A
         if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
             return value
         value = value.to(parameter.device)
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        cut = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        # A copy of the rows: the cut is a view, which would keep all of `value` in memory.
+        rows = cut.to_local().clone()
+        return DTensor.from_local(
+            rows, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+        )
 
     moments = {
         number: {name: shared(parameters[number], value) for name, value in kept.items()}
