@@ -172,6 +172,8 @@ def _own_cluster(package: Any) -> Iterator[None]:
     root = Path(tempfile.gettempdir())
     root = root if len(str(root)) <= SOCKET_ROOM else Path("/tmp")
     _sweep(root)
+    # Ray's agents look so long for the head of a cluster whose command was killed before they end, too (60 s).
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     folder = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
     try:
         with held(folder / "owner", "a Ray cluster"):
