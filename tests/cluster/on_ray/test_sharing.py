@@ -2,6 +2,7 @@
 
 import os
 import socket
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def process(rank: int, port: int, folder: str, kind: Any) -> None:
     share_out(model, mesh)
     optimizer, _ = config.build(model, 100)
     steps(model, optimizer, STEPS, part)
-    saved = put_together({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, keep=True)
+    # A file would make copies too: the optimizer's count of steps is a tensor that is not shared out.
+    saved = deepcopy(put_together({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, keep=True))
 
     # From the checkpoint: the same as going on.
     again = network()
