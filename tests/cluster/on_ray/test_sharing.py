@@ -70,7 +70,7 @@ def process(rank: int, port: int, folder: str, kind: Any) -> None:
     again.load_state_dict(saved["model"])
     share_out(again, mesh)
     second, _ = config.build(again, 100)
-    second.load_state_dict(_shared_state(second, saved["optimizer"]))
+    second.load_state_dict(_shared_state(second, deepcopy(saved["optimizer"])))
     for trained, its in ((model, optimizer), (again, second)):
         steps(trained, its, STEPS, part)
     end, resumed = (put_together(m.state_dict(), keep=True) for m in (model, again))
