@@ -85,6 +85,14 @@ def assert_same(one: Run, many: Run, workers: int, stage: str, tolerance: float,
             torch.testing.assert_close(ours[name], value, rtol=1e3 * tolerance, atol=tolerance)
 
 
+def assert_rows(found: Run, expected: Run, stopped: set[int], tolerance: float) -> None:
+    """The rows of metrics.csv, but for steps after which it was stopped: Lightning ends before it logs them."""
+    rows, wanted = metrics(found), metrics(expected)
+    assert {step for step, _ in wanted.keys() - rows.keys()} <= stopped
+    for key, value in rows.items():
+        assert value == pytest.approx(wanted[key], rel=tolerance, abs=min(tolerance, 1e-12)), key
+
+
 def test_two_processes_train_as_one(runs: Path) -> None:
     one, two = (trained(runs, "toy", "train_flow", workers, TOY) for workers in (1, 2))
     assert_same(one, two, 2, "flow", 1e-5)
@@ -111,8 +119,7 @@ def test_goes_on_with_any_number_of_processes(runs: Path) -> None:
     moved = trained(runs, "toy", "train_flow", 3, TOY, stop_after=12)
     assert newest_valid(moved.checkpoints("flow")).name == "step-00000012.ckpt"  # type: ignore[union-attr]
     trained(runs, "toy", "train_flow", 1, TOY, run=moved, stop_after=None)
-    for key, value in metrics(one).items():
-        assert metrics(moved)[key] == pytest.approx(value, rel=1e-5)
+    assert_rows(moved, one, {12}, 1e-5)
 
 
 @pytest.mark.slow
@@ -122,7 +129,7 @@ def test_a_restart_of_three_processes_changes_no_bit(runs: Path) -> None:
     undisturbed = trained(runs, "toy", "train_flow", 3, settings)
     restarted = trained(runs, "toy", "train_flow", 3, settings, stop_after=7)
     trained(runs, "toy", "train_flow", 3, settings, run=restarted)
-    assert metrics(restarted) == metrics(undisturbed)
+    assert_rows(restarted, undisturbed, {7}, 0.0)
     for name, value in weights(undisturbed, "flow").items():
         assert torch.equal(weights(restarted, "flow")[name], value), name
 
@@ -197,8 +204,7 @@ def test_shared_out_trains_as_one_and_its_checkpoint_goes_anywhere(runs: Path, o
     trained(runs, "shape", "train_vae", 3, settings, run=moved, stop_after=27)
     trained(runs, "shape", "train_vae", 2, settings, run=moved, strategy="fsdp", stop_after=38)
     trained(runs, "shape", "train_vae", 1, settings, run=moved)
-    for key, value in metrics(one).items():
-        assert metrics(moved)[key] == pytest.approx(value, rel=1e-7, abs=1e-12), key
+    assert_rows(moved, one, {13, 27, 38}, 1e-7)
 
 
 @pytest.mark.slow
