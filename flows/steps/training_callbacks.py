@@ -152,4 +152,7 @@ class StopWhenAsked(Checkpoint):
         if asked or due:
             self._rolling.save(trainer)
         if asked:
+            # Lightning logs the step after this hook, which now never returns to it.
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
             raise Interrupted(f"stopped by {asked} after step {trainer.global_step}; a checkpoint is written.")

@@ -190,7 +190,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_sigterm_just_after_the_look_at_it_saves_a_checkpoint_too(runs: Path) -> None:
     """Lightning has a look of its own a moment later, which ended the process without a word and with exit code 0."""
-    words = ("train", "toy", "--name", "late", "--flow.trainer.steps", "100000")
+    words = ("train", "toy", "--name", "late", "--flow.trainer.steps", "100000", "--flow.trainer.log_every", "1")
     done = subprocess.run([sys.executable, "-c", SIGNALLED_LATE, *words], capture_output=True, text=True, timeout=60)
     assert (done.returncode, "stopped by SIGTERM after step 6" in done.stderr) == (130, True), done.stderr
-    assert list((runs / "late" / "checkpoints" / "flow").glob("step-*.ckpt"))
+    assert [path.name for path in (runs / "late" / "checkpoints" / "flow").glob("*.ckpt")] == ["step-00000006.ckpt"]
+    assert [row.step for row in read_metrics(runs / "late" / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
