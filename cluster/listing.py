@@ -1,9 +1,11 @@
 """Runs as tables of text."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.on_ray.faults import FILE as EVENTS
 from cluster.sweeps.results import counts, sweeps_in
 from configs.load import to_plain
 from flows.lock import holder
@@ -79,8 +81,22 @@ def show_run(run: Run) -> str:
         for name, record in run.steps().items()
     ]
     parts = ["\n".join(f"{name:<11} {value}" for name, value in facts), columns(steps)]
-    metrics = _last_metrics(run)
-    return "\n\n".join(parts + ([metrics] if metrics else []))
+    return "\n\n".join(part for part in (*parts, _events(run), _last_metrics(run)) if part)
+
+
+def _events(run: Run) -> str:
+    """What happened to the run's trainings on a cluster: who died, and where they went on."""
+    file = run.path / EVENTS
+    if not file.is_file():
+        return ""
+    rows = [("WHEN", "STAGE", "WHAT", "")]
+    for event in json.loads(file.read_text()):
+        when = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+        lost = f"{event['steps_lost']} steps, {event['seconds_lost']:g} s lost" if "steps_lost" in event else ""
+        step = f"step {event['step']}" if "step" in event else ""
+        told = ", ".join(filter(None, (step, lost, *event.get("causes", ()))))
+        rows.append((when, event["place"], event["what"], told))
+    return columns(rows)
 
 
 def _step_state(run: Run, record: StepRecord) -> str:

@@ -209,5 +209,8 @@ def _quieten() -> None:
         ".*smaller than the logging interval.*",
         ".*LeafSpec.*",
         ".*isinstance\\(treespec.*",
+        ".*have no `validation_step`.*",
+        ".*`srun` command is available.*",
+        ".*`broadcast_buffers` is deprecated.*",  # its successor is not in torch 2.12
     ):
         warnings.filterwarnings("ignore", text)

@@ -1,5 +1,6 @@
 """The command line: quick help, one message and exit code 2 for what a user can mend."""
 
+import json
 import subprocess
 import sys
 import time
@@ -83,3 +84,14 @@ def test_a_folder_that_is_no_run(penstock: Penstock, tmp_path: Path) -> None:
 def test_no_verb_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "usage: penstock" in capsys.readouterr().out
+
+
+def test_runs_show_says_what_died(penstock: Penstock, runs: Path) -> None:
+    assert penstock("prepare", "toy", "--name", "hurt")[0] == 0
+    assert "WHAT" not in penstock("runs", "show", "hurt")[1]
+    lost = {"time": 0.0, "place": "flow", "what": "lost", "causes": ["worker 1 died"], "step": 40, "again": True}
+    back = {"time": 9.0, "place": "flow", "what": "went on", "step": 30, "steps_lost": 10, "seconds_lost": 9.5}
+    (runs / "hurt" / "events.json").write_text(json.dumps([lost, back]))
+    shown = [line.split(maxsplit=1)[-1].split() for line in penstock("runs", "show", "hurt")[1].splitlines() if line]
+    assert "flow lost step 40, worker 1 died".split() in shown
+    assert "flow went on step 30, 10 steps, 9.5 s lost".split() in shown
