@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.clusters.local import admitted
+from cluster.clusters.local import THIS_MACHINE_ONLY, admitted
 from data.errors import PenstockError
 from data.extras import require
 from flows.lock import held, holder
@@ -35,17 +35,6 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 """Environment of every process that uses Ray."""
-
-
-REACH = 5.0
-"""Seconds in which a cluster's head must answer."""
-
-OWN = "pen-"
-"""What the folders of clusters begin with that last as long as one command: short, for a socket's path has room for
-107 letters."""
-
-SOCKET_ROOM = 30
-"""Letters of the folder for temporary files that still leave room for Ray's sockets."""
 
 
 def ray() -> Any:
@@ -84,15 +73,17 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         PenstockError: the cluster does not answer, does not let us in, or has another version.
     """
-    package = ray()
-    if package.is_initialized():
+    if "ray" in sys.modules and ray().is_initialized():
         yield
         return
     address = admitted(address)
     if address is None or address == "local":
-        with _own_cluster(package):
+        if "ray" not in sys.modules:
+            os.environ.update(THIS_MACHINE_ONLY)  # read when Ray is imported, here and in the processes that it starts
+        with _own_cluster(ray()):
             yield
         return
+    package = ray()
     _check_address(address)
     try:
         _join(package, address)
