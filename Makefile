@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench clean help
+.PHONY: demo test test-slow test-long lint bench clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,8 +23,11 @@ demo: $(READY)  ## the main job, from synthetic data to a report: solids; DOMAIN
 test: $(READY) lint  ## lint, type check, layer contracts, and the default tests
 	$(BIN)/pytest
 
-test-slow: $(READY)  ## the tests that take minutes: overfit, kills in real trainings
-	$(BIN)/pytest -m slow
+test-slow: $(READY)  ## the tests that take minutes: overfit, kills, clusters of several nodes
+	$(BIN)/pytest -m "slow and not long"
+
+test-long: $(READY)  ## further cases of those, half an hour: before a release
+	$(BIN)/pytest -m long
 
 lint: $(READY)  ## ruff, mypy and the layer contracts
 	$(BIN)/ruff check .

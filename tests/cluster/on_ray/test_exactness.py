@@ -29,6 +29,8 @@ assert _spec.loader is not None
 processes = sys.modules.setdefault("processes", importlib.util.module_from_spec(_spec))
 _spec.loader.exec_module(processes)
 
+LONG = pytest.mark.long
+OPTIMAL = {"flow.coupling": "optimal", "flow.draw.crop": "16"}
 TOY = {"flow.trainer.steps": "50", "flow.trainer.log_every": "1", "flow.trainer.ema_decay": "0.9"}
 
 
@@ -144,11 +146,11 @@ FORECAST = {"epochs": "null", "trainer.steps": "50", "trainer.log_every": "1", "
 @pytest.mark.parametrize(
     ("domain", "stage", "workers", "settings"),
     [
-        ("shape", "vae", 2, {**VAE, **DOUBLE["vae"]}),
         ("shape", "vae", 3, {**VAE, **DOUBLE["vae"]}),
         ("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"]}),
-        ("protein", "flow", 3, {**PROTEIN, **DOUBLE["flow"]}),
-        ("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"], "flow.coupling": "optimal", "flow.draw.crop": "16"}),
+        pytest.param("shape", "vae", 2, {**VAE, **DOUBLE["vae"]}, marks=LONG),
+        pytest.param("protein", "flow", 3, {**PROTEIN, **DOUBLE["flow"]}, marks=LONG),
+        pytest.param("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"], **OPTIMAL}, marks=LONG),
     ],
 )
 def test_the_domains_train_alike_in_float64(
@@ -168,8 +170,14 @@ def test_float32_begins_alike(runs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("network", ["dlinear", "patchtst", "xpatch"])
+@pytest.mark.parametrize(
+    ("network", "workers"),
+    [
+        ("dlinear", 3),
+        ("patchtst", 2),
+        *(pytest.param(*case, marks=LONG) for case in (("dlinear", 2), ("patchtst", 3), ("xpatch", 2), ("xpatch", 3))),
+    ],
+)
 def test_forecasters_train_alike_where_values_are_missing(runs: Path, network: str, workers: int) -> None:
     """The loss is a mean over what was measured, of which every process has another share; two have batch norm."""
     settings = {f"{network}.{key}": value for key, value in FORECAST.items()}
@@ -181,7 +189,7 @@ def test_forecasters_train_alike_where_values_are_missing(runs: Path, network: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adam"])
+@pytest.mark.parametrize("optimizer", ["adamw", *(pytest.param(kind, marks=LONG) for kind in ("muon", "adam"))])
 def test_shared_out_trains_as_one_and_its_checkpoint_goes_anywhere(runs: Path, optimizer: str) -> None:
     """FSDP, weight average and clipping included: 50 steps, of them some by two processes, the rest by one."""
     settings = {
@@ -192,7 +200,6 @@ def test_shared_out_trains_as_one_and_its_checkpoint_goes_anywhere(runs: Path, o
         **DOUBLE["vae"],
         "vae.trainer.select": "best",
     }
-    settings["vae.trainer.select"] = "last"
     one = trained(runs, "shape", "train_vae", 1, settings)
     shared = trained(runs, "shape", "train_vae", 2, settings, strategy="fsdp")
     assert_same(one, shared, 2, "vae", 1e-7)

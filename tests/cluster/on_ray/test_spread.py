@@ -244,6 +244,7 @@ def test_the_steps_of_shape(penstock, runs: Path, on_own_cluster, monkeypatch, c
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_steps_of_protein(penstock, runs: Path, on_own_cluster, monkeypatch, tmp_path):
     judge = tmp_path / "judge.py"

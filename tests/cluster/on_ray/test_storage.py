@@ -145,6 +145,7 @@ def test_workers_that_do_not_see_the_run_are_refused_or_take_it_from_the_storage
     assert names[-1] == "step-00000060.ckpt"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_that_this_machine_began_goes_on_where_the_run_is_not_seen(penstock, runs, half_blind, tmp_path):
     """From the checkpoint that it left; result and metrics are those of one that stayed."""

@@ -228,6 +228,7 @@ def test_halving_stops_bad_trials_early_and_marks_them(probe_runs: Path, tmp_pat
     assert json.loads((probe_runs / "s" / "best" / "best.json").read_text())["settings"]["flow.optimizer.lr"] == 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_optuna_looks_where_earlier_trials_did_well(probe_runs: Path, tmp_path: Path) -> None:
     """On a loss that depends on one setting, the later trials lie nearer to its optimum than the first."""
@@ -284,6 +285,7 @@ def test_population_takes_over_weights_and_its_settings_take_effect(probe_runs: 
     assert took >= 1, said
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_trials_of_two_workers(probe_runs: Path, tmp_path: Path) -> None:
     space = write_space(
