@@ -135,9 +135,10 @@ class Bulletin:
         return Attempt(self._step, self._workers, dict(self._failures), frozenset(self._left), running, self._wish)
 
     async def gone(self, patience: float) -> bool:
-        """Whether all workers of the attempt have ended; waits for that."""
+        """Whether all workers of the attempt have ended; waits for that, or for one of them to fail: then another one
+        is dead and will never say that it has ended."""
         end = time.monotonic() + patience
-        while len(self._left) < len(self._workers) and time.monotonic() < end:
+        while len(self._left) < len(self._workers) and not self._failures and time.monotonic() < end:
             await asyncio.sleep(0.05)
         return len(self._left) >= len(self._workers)
 

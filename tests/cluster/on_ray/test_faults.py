@@ -218,3 +218,21 @@ def test_a_worker_that_is_killed_changes_no_bit(tmp_path):
     print(f"lost {killed.events()[1]['seconds_lost']} s")
     assert not descendants(killed.process.pid)
     assert not (killed.run / "ray").exists()
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("failed", False), ("left", True)])
+def test_who_waits_for_a_group_does_not_wait_for_its_dead(kind: str, answer: bool) -> None:
+    """The first worker's machine died, and the second one says what it makes of it; or both end in order."""
+
+    async def scene() -> bool:
+        board = Bulletin()
+        await board.put("opened", workers=[{"pid": 1, "host": "a", "node": "x"}, {"pid": 2, "host": "b", "node": "y"}])
+        if kind == "left":
+            await board.put("left", rank=0)
+        waiting = asyncio.create_task(board.gone(60.0))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await board.put(kind, rank=1, type="RuntimeError", text="connection closed by peer", step=3, traceback="")
+        return await asyncio.wait_for(waiting, 5.0)
+
+    assert asyncio.run(scene()) is answer
