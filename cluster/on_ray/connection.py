@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -163,25 +164,32 @@ def _own_cluster(package: Any) -> Iterator[None]:
     root = Path(tempfile.gettempdir())
     root = root if len(str(root)) <= SOCKET_ROOM else Path("/tmp")
     _sweep(root)
-    # Ray's agents look so long for the head of a cluster whose command was killed before they end, too (60 s).
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     folder = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
+    with held(folder / "owner", "a Ray cluster"), _reaped(folder):
+        try:
+            with _sessions_of_their_own():
+                package.init(
+                    address="local",
+                    _temp_dir=str(folder),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="CRITICAL",
+                )
+            yield
+        finally:
+            package.shutdown()
+
+
+@contextmanager
+def _reaped(folder: Path) -> Iterator[None]:
+    """When the block ends, or this process in any way, nothing is left of the cluster in `folder`, nor the folder."""
+    command = [sys.executable, str(Path(__file__).with_name("reaper.py")), str(folder)]
+    # In the root folder, so that it holds none that somebody may want to remove.
+    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
     try:
-        with held(folder / "owner", "a Ray cluster"):
-            try:
-                with _sessions_of_their_own():
-                    package.init(
-                        address="local",
-                        _temp_dir=str(folder),
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        logging_level="CRITICAL",
-                    )
-                yield
-            finally:
-                package.shutdown()
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        reaper.communicate()
 
 
 @contextmanager
