@@ -5,7 +5,6 @@ Started by `penstock cluster up`, with its orders as JSON in the environment.
 
 import json
 import os
-import shutil
 import signal
 import time
 from dataclasses import replace
@@ -14,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.clusters.local import read, record, state_folder
-from cluster.on_ray.connection import ray
+from cluster.on_ray.connection import ray, reaped
 from flows.lock import held
 
 ORDERS = "PENSTOCK_CLUSTER_ORDERS"
@@ -31,13 +30,11 @@ def main() -> int:
     orders: dict[str, Any] = json.loads(os.environ.pop(ORDERS))
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal of `cluster up` is not meant for us
-    with held(state_folder() / "lock", "cluster"):
+    with held(state_folder() / "lock", "cluster"), reaped(Path(orders["temporary"])):
         try:
             return _keep(orders)
         except Ended:
             return 0
-        finally:
-            shutil.rmtree(orders["temporary"], ignore_errors=True)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

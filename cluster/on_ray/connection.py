@@ -165,7 +165,7 @@ def _own_cluster(package: Any) -> Iterator[None]:
     root = root if len(str(root)) <= SOCKET_ROOM else Path("/tmp")
     _sweep(root)
     folder = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
-    with held(folder / "owner", "a Ray cluster"), _reaped(folder):
+    with held(folder / "owner", "a Ray cluster"), reaped(folder):
         try:
             with _sessions_of_their_own():
                 package.init(
@@ -181,7 +181,7 @@ def _own_cluster(package: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _reaped(folder: Path) -> Iterator[None]:
+def reaped(folder: Path) -> Iterator[None]:
     """When the block ends, or this process in any way, nothing is left of the cluster in `folder`, nor the folder."""
     command = [sys.executable, str(Path(__file__).with_name("reaper.py")), str(folder)]
     # In the root folder, so that it holds none that somebody may want to remove.

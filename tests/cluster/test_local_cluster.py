@@ -237,8 +237,8 @@ def test_two_workers_on_two_nodes_in_a_job(user: User) -> None:
 def test_a_command_without_an_address_finds_it_and_a_killed_keeper_takes_all_with_it(user: User) -> None:
     there = local.find()
     assert there is not None
-    code = "import ray\nfrom cluster.on_ray.connection import connected\n"
-    code += "with connected(None): print(len(ray.nodes()), ray.get_runtime_context().gcs_address)"
+    code = "from cluster.on_ray.connection import connected, ray\n"
+    code += "with connected(None): print(len(ray().nodes()), ray().get_runtime_context().gcs_address)"
     done = subprocess.run([sys.executable, "-c", code], cwd=user.checkout, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["2", there.address], done.stderr
     keeper = local.keeper()
