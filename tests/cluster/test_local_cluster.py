@@ -224,6 +224,7 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_workers_on_two_nodes_in_a_job(user: User) -> None:
     """Both nodes get the job's files, and neither takes them from the other."""

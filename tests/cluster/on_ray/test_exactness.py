@@ -113,6 +113,7 @@ def test_a_training_with_no_step_left_exports_what_it_would_have(runs: Path) -> 
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_goes_on_with_any_number_of_processes(runs: Path) -> None:
     """Three, then one; 8 samples over 3 processes are unequal parts."""
@@ -162,6 +163,7 @@ def test_the_domains_train_alike_in_float64(
     assert_same(one, many, workers, stage, 1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_float32_begins_alike(runs: Path) -> None:
     """Rounding grows from step to step, as between two machines; the first steps show that nothing else does."""

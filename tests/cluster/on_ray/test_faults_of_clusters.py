@@ -141,6 +141,7 @@ def test_a_notice_is_heeded(cluster, folder, plain):
     cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
 
 
+@pytest.mark.long
 def test_sigterm_at_a_worker_is_a_notice(cluster, folder, plain):
     training = started(cluster, folder, "told")
     training.wait_for(lambda: training.step() >= 100)
@@ -151,6 +152,7 @@ def test_sigterm_at_a_worker_is_a_notice(cluster, folder, plain):
     assert training.weights() == plain
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_and_not_tried_again(cluster, folder):
     training = started(cluster, folder, "full", "--flow.trainer.log_every", "5")
     training.wait_for(lambda: training.step() >= 60)
