@@ -29,7 +29,7 @@ from flows.domain import load_domain
 from flows.placement import Placement
 from flows.run import Run, create
 
-COUNTS = {"shape": 96, "protein": 1500}
+COUNTS = {"shape": 96, "protein": 400}
 PREPARE: dict[str, Callable[..., Any]] = {"shape": prepare_shapes, "protein": prepare_proteins}
 
 
