@@ -304,13 +304,11 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
-def create(
-    runs_dir: Path, domain: Domain, config: Any, preset: str, name: str | None = None, command: str | None = None
-) -> Run:
-    """A new run directory with config.yaml, provenance.json and status.json, which is written last."""
-    name = name or f"{domain.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def new_folder(runs_dir: Path, name: str | None, stem: str) -> Path:
+    """A new folder under `runs_dir`, of that name, or named by `stem` and the time."""
+    name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if "/" in name or name.startswith(".") or name == "prepared":
-        raise PenstockError(f"a run cannot be named '{name}': expected a plain name like '{domain.name}-first'.")
+        raise PenstockError(f"'{name}' cannot be a name here: expected a plain one like '{stem}-first'.")
     path = runs_dir / name
     try:
         path.mkdir(parents=True)
@@ -319,9 +317,15 @@ def create(
             f"{path} exists already. Choose another --name, or go on with `penstock resume {name}`."
         ) from None
     except OSError as error:
-        raise PenstockError(
-            f"cannot make the run directory {path}: {error.strerror}. Choose another --runs-dir."
-        ) from None
+        raise PenstockError(f"cannot make the folder {path}: {error.strerror}. Choose another --runs-dir.") from None
+    return path
+
+
+def create(
+    runs_dir: Path, domain: Domain, config: Any, preset: str, name: str | None = None, command: str | None = None
+) -> Run:
+    """A new run directory with config.yaml, provenance.json and status.json, which is written last."""
+    path = new_folder(runs_dir, name, domain.name)
     with written_file(path / "config.yaml") as temporary:
         temporary.write_text(load.to_yaml(config))
     write_json(path / "provenance.json", provenance.collect(command or command_line(), config.seed))

@@ -1,11 +1,8 @@
 """`penstock sweep DOMAIN.STAGE --space FILE`, and going on with a sweep."""
 
 import argparse
-import secrets
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cluster import placing
 from cluster.sweeps.results import Board, Sweep, export_best, read_sweep, table
@@ -14,7 +11,7 @@ from configs import load
 from data.errors import ConfigError, PenstockError
 from flows.domain import Domain, load_domain
 from flows.placement import Placement
-from flows.run import SWEEP, command_line
+from flows.run import SWEEP, command_line, new_folder
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -36,7 +33,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         return 0
     placement = placing.asked(arguments, Placement())
     _check_placement(space, placement, arguments)
-    folder = _folder(runs_dir(arguments), arguments.name, domain, stage)
+    folder = new_folder(runs_dir(arguments), arguments.name, f"sweep-{domain.name}-{stage}").resolve()
     made = Sweep(
         folder=folder,
         target=arguments.target,
@@ -116,20 +113,3 @@ def _check_placement(space: Space, placement: Placement, arguments: argparse.Nam
         raise ConfigError(f"command line: --memory-per-trial expects GiB above 0, got {arguments.memory_per_trial}.")
     if arguments.memory_per_trial is not None and placement.workers > 1:
         raise ConfigError("--memory-per-trial limits trials of one worker: leave out --workers, or the limit.")
-
-
-def _folder(runs_dir: Path, name: str | None, domain: Domain, stage: str) -> Path:
-    """A new folder for the sweep, beside the runs."""
-    name = name or f"sweep-{domain.name}-{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    if "/" in name or name.startswith(".") or name == "prepared":
-        raise PenstockError(f"a sweep cannot be named '{name}': expected a plain name like '{domain.name}-sweep'.")
-    path: Any = runs_dir / name
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise PenstockError(
-            f"{path} exists already. Choose another --name, or go on with `penstock resume {name}`."
-        ) from None
-    except OSError as error:
-        raise PenstockError(f"cannot make the folder {path}: {error.strerror}. Choose another --runs-dir.") from None
-    return Path(path).resolve()

@@ -15,11 +15,10 @@ from configs.shape import ShapeConfig
 from data.atomic import written_file
 from data.model_folder import WEIGHTS
 from data.shape import ShapeSamples, write_latents
-from flows.items import Loaded, done_items, parts_folder
+from flows.items import done_items, parts_folder
 from flows.run import Run
 from flows.steps.shape_condition import item_condition
-from flows.steps.shape_networks import encode_solid, load_vae
-from modules.shape.vae import ShapeVAE
+from flows.steps.shape_networks import SolidByIndex, encode_solid
 
 
 def latents_file(run: Run) -> Path:
@@ -27,24 +26,10 @@ def latents_file(run: Run) -> Path:
 
 
 @dataclass(frozen=True)
-class Encoding(Loaded):
+class Encoding(SolidByIndex):
     """Writes the posterior of one solid, and what belongs to it, to a file of its own."""
 
-    run: Run
     parts: Path
-
-    @cached_property
-    def config(self) -> ShapeConfig:
-        found: ShapeConfig = self.run.config
-        return found
-
-    @cached_property
-    def vae(self) -> ShapeVAE:
-        return load_vae(self.run)
-
-    @cached_property
-    def samples(self) -> ShapeSamples:
-        return ShapeSamples(self.run.data_file, self.config.vae.draw)
 
     @cached_property
     def condition(self) -> Callable[[str], dict[str, np.ndarray]]:

@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,22 @@ from data.export.mesh import is_closed, write_mesh
 from data.model_folder import WEIGHTS
 from data.shape import ShapeSamples
 from data.splits import split_items
-from flows.items import Loaded, parts_folder, plain_answers
+from flows.items import parts_folder, plain_answers
 from flows.run import Run, write_json
-from flows.steps.shape_networks import decode_solid, encode_solid, load_vae
+from flows.steps.shape_networks import SolidByIndex, decode_solid, encode_solid
 from flows.tracking import tracked
 from modules.shape.metrics import compare, compare_sets, floor
-from modules.shape.vae import ShapeVAE
 
 ALIKE = 1e-3
 """Samples closer than this on average (cube units) count as the same shape."""
 
 
 @dataclass(frozen=True)
-class Reconstruction(Loaded):
+class Reconstruction(SolidByIndex):
     """Encodes and decodes one solid, and compares the outcome with it."""
 
-    run: Run
     shown: tuple[int, ...]
     """The solids whose reconstructions are kept as meshes, with the originals beside them."""
-
-    @cached_property
-    def config(self) -> ShapeConfig:
-        found: ShapeConfig = self.run.config
-        return found
-
-    @cached_property
-    def vae(self) -> ShapeVAE:
-        return load_vae(self.run)
-
-    @cached_property
-    def samples(self) -> ShapeSamples:
-        return ShapeSamples(self.run.data_file, self.config.vae.draw)
 
     def __call__(self, index: int) -> dict[str, dict[str, float]]:
         wanted, seed = self.config.evaluate, self.config.seed

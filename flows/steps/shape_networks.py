@@ -1,13 +1,18 @@
 """The trained networks of a shape run, and the two ways through the autoencoder."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from configs.shape import ShapeConfig
 from data.batch import TriangleMesh
 from data.shape import ShapeSamples
 from data.splits import sample_seed
+from flows.items import Loaded
 from flows.models import load_model
 from flows.run import Run
 from modules.geometry.surface import ExtractionConfig, extract_surface
@@ -54,3 +59,23 @@ def decode_solid(vae: ShapeVAE, latents: Float[Tensor, "token channel"], extract
     decoded = vae.decode(latents[None].to(device))
     mesh, _ = extract_surface(lambda points: vae.field(decoded, points[None])[0], extraction, device=device)
     return mesh
+
+
+@dataclass(frozen=True)
+class SolidByIndex(Loaded):
+    """Work on the solids of a run, one by one, with its autoencoder."""
+
+    run: Run
+
+    @cached_property
+    def config(self) -> ShapeConfig:
+        found: ShapeConfig = self.run.config
+        return found
+
+    @cached_property
+    def vae(self) -> ShapeVAE:
+        return load_vae(self.run)
+
+    @cached_property
+    def samples(self) -> ShapeSamples:
+        return ShapeSamples(self.run.data_file, self.config.vae.draw)
