@@ -67,6 +67,7 @@ def test_a_storage_that_cannot_be_written_is_refused_before_anything_is_done(pen
     assert not (runs / "a").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_that_was_killed_and_lost_goes_on_from_its_copied_checkpoint(penstock, runs, tmp_path):
     """SIGKILL, then the disk is gone; a broken checkpoint in the copy is passed over. The result is bit-equal."""
