@@ -203,6 +203,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_its_trials(probe_runs: Path, tmp_pa
     assert_nothing_left(probe_runs)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_halving_stops_bad_trials_early_and_marks_them(probe_runs: Path, tmp_path: Path) -> None:
     space = write_space(
@@ -252,6 +253,7 @@ def test_optuna_looks_where_earlier_trials_did_well(probe_runs: Path, tmp_path: 
     assert sum(distance[8:]) / 6 < sum(distance[:6]) / 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_population_takes_over_weights_and_its_settings_take_effect(probe_runs: Path, tmp_path: Path) -> None:
     space = write_space(
