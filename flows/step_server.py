@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flows.stopping import SIGNALS, handled
+
 ADDRESS = "PENSTOCK_STEP_SERVER"
 PRELOAD = ("torch", "lightning")
 
@@ -157,9 +159,5 @@ def _passed_on(pid: int) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handled(pass_on, *SIGNALS):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -56,9 +56,7 @@ def cause_of_death(error: BaseException) -> str:
         return "was killed for want of memory on its machine"
     if getattr(inner, "preempted", False):
         return "was lost with its machine, which was taken away"
-    if "node" in text.lower() and any(
-        part in text for part in ("node has died", "node died", "dead node", "NODE_DIED")
-    ):
+    if any(part in text for part in NODE_LOST):
         return "was lost with its machine"
     if "SIGTERM" in text or "INTENDED" in text:
         return "was ended from outside"

@@ -2,13 +2,10 @@
 
 import os
 import shutil
-import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from cluster.on_ray.bulletin import PATIENCE, Attempt, Bulletin, Wish
@@ -19,6 +16,7 @@ from data.errors import PenstockError
 from flows.placement import Placement
 from flows.run import Interrupted
 from flows.steps.training import Training
+from flows.stopping import SIGNALS, Asked, handled
 from flows.tracking import read_metrics
 
 CHECKS = {
@@ -35,8 +33,6 @@ RESIZE = "PENSTOCK_RESIZE_SECONDS"
 START = {True: "20", False: "60"}
 """Elastic or not → seconds that a group of workers waits for its places before it is thought over again."""
 
-TWICE = 2.0
-"""Seconds within which a second signal says the same as the first."""
 
 GOODBYE = 15.0
 """Seconds that a controller gets to end its workers."""
@@ -228,24 +224,9 @@ def _say(line: str) -> None:
 @contextmanager
 def _signals() -> Iterator[list[str]]:
     """The names of the signals that asked for an end; the second one of them ends at once."""
-    asked: list[str] = []
-    since = 0.0
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal since
-        # One wish may come twice: to the whole process group, and from the command that started this one.
-        if asked and time.monotonic() - since > TWICE:
-            raise KeyboardInterrupt
-        if not asked:
-            asked.append(signal.Signals(number).name)
-            since = time.monotonic()
-
     if threading.current_thread() is not threading.main_thread():
         yield WISHES  # signals do not come here; whoever runs us in a thread asks so
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    asked: list[str] = []
+    with handled(Asked(asked.append), *SIGNALS):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from configs import load
 from data.errors import ConfigError, PenstockError
 from flows.domain import Domain, load_domain
 from flows.placement import Placement
-from flows.run import SWEEP, command_line, new_folder
+from flows.run import command_line, new_folder
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -62,11 +62,6 @@ def resume(folder: Path, arguments: argparse.Namespace) -> int:
         kept = len(board.trials) - len(board.unfinished())
         print(f"resuming sweep {found.name}; kept: {kept} of {max(len(board.trials), found.samples or 0)} trials")
     return _finish(replace(found, placement=placement))
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / SWEEP).is_file()
 
 
 def _finish(made: Sweep) -> int:

@@ -3,12 +3,10 @@
 import os
 import re
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from cluster.on_ray.connection import connected, ray
@@ -31,6 +29,7 @@ from data.errors import ConfigError, PenstockError
 from flows.lock import held
 from flows.placement import write_placement
 from flows.run import Interrupted, create
+from flows.stopping import SIGNALS, Asked, handled
 from flows.workflow import waiting_message
 
 TUNE = {
@@ -307,19 +306,13 @@ def _scheduler(board: Board) -> str:
 def asked_to_stop(board: Board) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the running trials to save and end; asked twice, at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if board.stopping:
-            raise KeyboardInterrupt
-        board.stopping = signal.Signals(number).name
+    def save(name: str) -> None:
+        board.stopping = board.stopping or name
         board.sweep.stop_file.touch()
-        print(f"{board.stopping}: running trials save a checkpoint and end (again: at once)", flush=True)
+        print(f"{name}: running trials save a checkpoint and end (again: at once)", flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handled(Asked(save), *SIGNALS):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _settle(board: Board) -> None:

@@ -1,9 +1,7 @@
 """What watches a training: its log, its progress, and the wish that it end."""
 
 import signal
-import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +16,7 @@ from data.checkpoint import RollingCheckpoint
 from flows.executor import Group
 from flows.progress import Progress
 from flows.run import Interrupted
+from flows.stopping import SIGNALS, Asked
 from flows.tracking import Metrics, Tracker
 
 if TYPE_CHECKING:
@@ -106,17 +105,14 @@ class StopWhenAsked(Checkpoint):
     saves by time (`every_seconds`): processes that train together agree on both at once.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
     def __init__(self, rolling: RollingCheckpoint, group: Group, every_seconds: float | None = None) -> None:
         self._rolling, self._group, self._every_seconds = rolling, group, every_seconds
-        self._asked: str | None = None
-        self._asked_at = 0.0
+        self._asked = Asked()
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         try:
-            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+            self._before = {number: signal.signal(number, self._asked) for number in SIGNALS}
         except ValueError:
             self._before = {}  # not in the main thread: whoever runs us there handles signals
 
@@ -124,7 +120,7 @@ class StopWhenAsked(Checkpoint):
         # Lightning has put its own handler before ours by now. A SIGTERM that reaches it between our look at the end
         # of a batch and its own ends the process at once, with exit code 0 and without a checkpoint.
         for number in self._before:
-            signal.signal(number, self._ask)
+            signal.signal(number, self._asked)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         self._restore()
@@ -137,18 +133,11 @@ class StopWhenAsked(Checkpoint):
             signal.signal(number, handler)
         self._before = {}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        # One wish may come by several ways: a signal to the whole group, and the same one passed on by a parent.
-        if self._asked and time.monotonic() > self._asked_at + 2:
-            raise KeyboardInterrupt  # asked again: at once
-        if not self._asked:
-            self._asked, self._asked_at = signal.Signals(number).name, time.monotonic()
-
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = self._every_seconds is not None and self._rolling.seconds_since >= self._every_seconds
-        asked, due = self._group.after_step(self._asked, due)
+        asked, due = self._group.after_step(self._asked.by, due)
         if asked or due:
             self._rolling.save(trainer)
         if asked:

@@ -70,3 +70,17 @@ def test_the_one_at_work_is_told_and_the_next_one_too(tmp_path: Path) -> None:
     assert third.poll() is None  # nobody is told any more
     third.kill()
     third.wait()
+
+
+def test_a_wish_that_comes_by_two_ways_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal soon after the first is the same wish; a later one ends at once."""
+    now, told = [100.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    asked = Asked(told.append)
+    asked(signal.SIGTERM, None)
+    now[0] += TWICE - 0.1
+    asked(signal.SIGINT, None)
+    assert (asked.by, told) == ("SIGTERM", ["SIGTERM"])
+    now[0] += 0.2
+    with pytest.raises(KeyboardInterrupt):
+        asked(signal.SIGINT, None)

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from tests.cluster.simulated import ray_processes
+from tests.flows.conftest import started
 
 BUDGET = 400
 
@@ -28,14 +28,7 @@ def write_space(path: Path, **said: Any) -> Path:
 
 def start(log: Path, *words: str) -> subprocess.Popen[bytes]:
     """`penstock WORDS` as a process group of its own."""
-    with log.open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", *words],
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    return started(words, log)
 
 
 def ended(process: subprocess.Popen[bytes], log: Path, seconds: float = BUDGET) -> tuple[int, str]:
