@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import stopping
 from flows.lock import holder
-from flows.stopping import like_ctrl_c, passed_on
+from flows.stopping import TWICE, Asked, like_ctrl_c, passed_on
 
 HOLDS = """
 import sys, time
