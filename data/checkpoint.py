@@ -144,20 +144,17 @@ def newest_valid(folder: Path) -> Path | None:
 
 
 class RollingCheckpoint(Checkpoint):
-    """Saves every `every_steps` optimizer steps, every `every_seconds`, and after the last step; keeps the last `keep`.
+    """Saves every `every_steps` optimizer steps, after the last one, and when `save` is called; keeps the last `keep`.
 
-    Lightning's ModelCheckpoint takes steps or seconds, not both. As a `Checkpoint` this runs after the other
-    callbacks, so the weight average of the step is already made.
+    As a `Checkpoint` in Lightning's sense this runs after the other callbacks, so the weight average of the step is
+    already made. Who saves by the clock asks `seconds_since`, and lets all processes agree.
     """
 
-    def __init__(
-        self, folder: Path, *, every_steps: int | None = None, every_seconds: float | None = None, keep: int = 3
-    ) -> None:
+    def __init__(self, folder: Path, *, every_steps: int | None = None, keep: int = 3) -> None:
         if keep < 1:
             raise CheckpointError(f"keep: expected at least 1 checkpoint, got {keep}.")
         self.folder = folder
         self.every_steps = every_steps
-        self.every_seconds = every_seconds
         self.keep = keep
         self._saved_step = 0
         self._saved_at = time.monotonic()
@@ -186,12 +183,7 @@ class RollingCheckpoint(Checkpoint):
     def _is_due(self, trainer: "lightning.Trainer", step: int) -> bool:
         if step >= trainer.estimated_stepping_batches:
             return True
-        if self.every_steps and step % self.every_steps == 0:
-            return True
-        if not self.every_seconds:
-            return False
-        # Clocks differ between ranks and saving is a collective act: rank 0 decides.
-        return bool(trainer.strategy.broadcast(self.seconds_since >= self.every_seconds))
+        return self.every_steps is not None and step % self.every_steps == 0
 
     @property
     def seconds_since(self) -> float:
@@ -220,13 +212,6 @@ class RollingCheckpoint(Checkpoint):
         for sums in self.folder.glob(f"step-*.ckpt{CHECKSUM}"):
             if not sums.with_suffix("").exists():
                 sums.unlink(missing_ok=True)
-
-
-def checkpoint_callback(
-    folder: Path, *, every_steps: int | None = None, every_seconds: float | None = None, keep: int = 3
-) -> RollingCheckpoint:
-    """The callback that saves into `folder` by steps, by seconds, or both."""
-    return RollingCheckpoint(folder, every_steps=every_steps, every_seconds=every_seconds, keep=keep)
 
 
 def ema_callback(decay: float = 0.999, *, warmup: bool = True) -> WeightAveraging:

@@ -17,7 +17,6 @@ from data.best_weights import BestWeights
 from data.checkpoint import (
     AtomicCheckpointIO,
     RollingCheckpoint,
-    checkpoint_callback,
     checkpoint_step,
     ema_callback,
     load_training_weights,
@@ -106,7 +105,7 @@ def fit(training: Training, group: Group) -> None:
     resumed_at = 0 if start is None else max(0, checkpoint_step(start))
     if start is not None and first:
         print(f"going on from step {resumed_at} ({start.name})", flush=True)
-    rolling = checkpoint_callback(
+    rolling = RollingCheckpoint(
         run.checkpoints(place),
         every_steps=settings.checkpoint_every_steps,  # those by time: StopWhenAsked
         keep=settings.keep_checkpoints,

@@ -292,13 +292,6 @@ class TestRollingCheckpoint:
         trainer(tmp_path, max_steps=3, every_steps=3, keep=2).fit(Regression(), datamodule=data())
         assert sorted(map(checkpoint_step, tmp_path.glob("*.ckpt"))) == [2, 3]
 
-    def test_saves_by_the_clock(self, tmp_path: Path) -> None:
-        made = trainer(tmp_path, max_steps=4)
-        callback = made.checkpoint_callback
-        callback.every_steps, callback.every_seconds = None, 1e-9  # type: ignore[union-attr]
-        made.fit(Regression(), datamodule=data())
-        assert sorted(map(checkpoint_step, tmp_path.glob("*.ckpt"))) == [1, 2, 3, 4]
-
 
 class TestAverage:
     def test_equals_the_recursion_written_out(self, tmp_path: Path) -> None:

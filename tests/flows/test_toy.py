@@ -92,3 +92,11 @@ def test_same_seed_gives_the_same_bits(penstock: Penstock, runs: Path) -> None:
     samples = {run.name: (run.samples / "points.npy").read_bytes() for run in all_runs(runs)}
     assert weights["a"] == weights["b"] != weights["c"]
     assert samples["a"] == samples["b"] != samples["c"]
+
+
+def test_checkpoints_are_saved_by_the_clock(penstock: Penstock, runs: Path) -> None:
+    words = ("--flow.trainer.steps", "4", "--flow.trainer.checkpoint_every_steps", "1000")
+    words += ("--flow.trainer.checkpoint_every_seconds", "1e-9", "--flow.trainer.keep_checkpoints", "9")
+    assert penstock("train", "toy", "--name", "clock", *words)[0] == 0
+    saved = sorted(path.name for path in (runs / "clock" / "checkpoints" / "flow").glob("*.ckpt"))
+    assert saved == [f"step-{step:08d}.ckpt" for step in (1, 2, 3, 4)]
