@@ -34,6 +34,8 @@ class Work:
     """Items that do so at the first attempt."""
     wrong: tuple[int, ...] = ()
     greedy: tuple[int, ...] = ()
+    crowds: tuple[tuple[int, int], ...] = ()
+    """(k, n): items from the k-th on last until n nodes have begun an item, however long those take to start."""
 
     def __call__(self, item: int) -> int:
         file = self.folder / f"{item:04d}"
@@ -48,12 +50,19 @@ class Work:
         if item in self.greedy:
             raise MemoryError
         time.sleep(self.seconds)
+        while any(item >= k and len(self.places()) < nodes for k, nodes in self.crowds):
+            time.sleep(0.1)
         with file.open("a") as log:
             log.write(f"{time.time()}\n")
         return item * item
 
     def starts(self, item: int) -> list[str]:
         return [line for line in (self.folder / f"{item:04d}").read_text().splitlines() if " " in line]
+
+    def places(self) -> set[str]:
+        """The nodes that have begun an item."""
+        items = [int(file.name) for file in self.folder.glob("????")]
+        return {line.split()[2] for item in items for line in self.starts(item)}
 
     def most_at_once(self, items: range) -> int:
         """Of undisturbed items: how many were under way at the same time."""
@@ -113,8 +122,7 @@ def test_every_item_once_on_all_nodes_and_not_too_many_at_a_time(cluster, run, t
     assert spread(run, work, 60) == {item: item * item for item in range(60)}
     starts = [work.starts(item) for item in range(60)]
     assert all(len(lines) == 1 for lines in starts)
-    nodes = {line.split()[2] for lines in starts for line in lines}
-    assert nodes == {node["NodeID"] for node in ray().nodes()}
+    assert work.places() == {node["NodeID"] for node in ray().nodes()}
     assert work.most_at_once(range(60)) == 2
     # The cluster's processes end with the work: what they loaded would lie in the memory of the training that follows.
     pids = {int(line.split()[1]) for lines in starts for line in lines}
@@ -181,7 +189,8 @@ def test_nodes_that_do_not_see_the_run_are_refused(cluster, run, tmp_path):
 
 @pytest.mark.slow
 def test_a_node_dies_and_another_comes(cluster, run, tmp_path, capfd):
-    work, second, third, found = Work(tmp_path, seconds=0.3), cluster.add_node(num_cpus=1), None, {}
+    work = Work(tmp_path, seconds=0.3, crowds=((8, 3), (40, 4)))
+    second, third, found = cluster.add_node(num_cpus=1), None, {}
     pool = RayPool(run, Placement(on="ray"), lambda: None)
     for item, answer in pool.worked(range(100), work, None, crashed=lambda item, reason: reason, network=False):
         found[item] = answer
@@ -191,7 +200,7 @@ def test_a_node_dies_and_another_comes(cluster, run, tmp_path, capfd):
             third = cluster.add_node(num_cpus=1)
     cluster.remove_node(third)
     assert found == {item: item * item for item in range(100)}
-    assert len({line.split()[2] for item in range(100) for line in work.starts(item)}) == 4
+    assert len(work.places()) == 4
     assert "a process or its node was lost: the item is done again" in capfd.readouterr().out
     # At most what was under way there was done twice.
     assert sum(len(work.starts(item)) for item in range(100)) <= 101
