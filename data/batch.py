@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from data.grid import Grid
+
 
 @dataclass(frozen=True)
 class TriangleMesh:
@@ -217,3 +219,14 @@ class FrameBatch(Batch):
 
     past: Float[Tensor, "batch time channel height width"]
     future: Float[Tensor, "batch later channel height width"]
+
+
+@dataclass(frozen=True)
+class FieldBatch(Batch):
+    """Windows of the history of fields on one grid, in the units of the file."""
+
+    past: Float[Tensor, "batch history *grid component"]
+    """The newest frame last."""
+    future: Float[Tensor, "batch horizon *grid component"]
+    """The frames after them, at the same spacing in time."""
+    grid: Grid

@@ -8,7 +8,15 @@ from jaxtyping import install_import_hook
 
 # Annotated shapes and types are checked in tests only; in production a check would cost more than a small call itself.
 install_import_hook(
-    ["modules.forecast", "modules.geometry", "modules.layers", "modules.protein", "modules.shape", "modules.transport"],
+    [
+        "modules.forecast",
+        "modules.geometry",
+        "modules.layers",
+        "modules.protein",
+        "modules.shape",
+        "modules.transport",
+        "modules.turbulence",
+    ],
     "beartype.beartype",
 )
 

@@ -1,0 +1,1 @@
+"""Fields of turbulent flows: their files, windows over time, statistics."""

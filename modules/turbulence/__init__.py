@@ -1,0 +1,1 @@
+"""Neural operators that step a turbulent flow, their training, rollouts and errors."""
