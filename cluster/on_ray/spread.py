@@ -329,5 +329,5 @@ def _told(error: Any) -> BaseException:
     """The error as the work raised it, with where it did so."""
     cause: BaseException = error.cause
     if not isinstance(cause, PenstockError):
-        cause.add_note(f"raised in a process of the cluster:\n{error.traceback_str}")
+        cause.add_note(f"raised in a process of the cluster:\n{error}")
     return cause

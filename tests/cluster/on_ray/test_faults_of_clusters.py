@@ -17,6 +17,8 @@ from tests.cluster.simulated import simulated
 pytestmark = pytest.mark.slow
 
 STEPS = ("--flow.trainer.steps", "400", "--preset", "debug")
+SLOWLY = ("--flow.step_seconds", "0.02")
+"""Ray's workers outlive their node by a second or more: a training that is hit by it has to be longer than that."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def lost(training: Training) -> list[str]:
 
 
 def test_a_worker_a_node_and_the_driver_die(cluster, folder, plain):
-    training = started(cluster, folder, "killed")
+    training = started(cluster, folder, "killed", *SLOWLY)
     training.wait_for(lambda: training.step() >= 60)
     os.kill(training.workers()[0], signal.SIGKILL)
     training.wait_for(lambda: len(lost(training)) == 1 and training.step() >= 150)
@@ -106,7 +108,8 @@ def test_sigterm_at_the_driver_saves(cluster, folder, plain):
 
 
 def test_fewer_workers_and_more_again(cluster, folder, plain):
-    training = started(cluster, folder, "elastic", "--min-workers", "1", workers=3, PENSTOCK_RESIZE_SECONDS="4")
+    few = ("--min-workers", "1")
+    training = started(cluster, folder, "elastic", *few, *SLOWLY, workers=3, PENSTOCK_RESIZE_SECONDS="4")
     # It may begin with fewer than three, and take the others when Ray has them.
     training.wait_for(lambda: training.step() >= 60 and len(training.workers()) == 3)
     before = len(lost(training))

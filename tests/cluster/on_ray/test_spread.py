@@ -33,6 +33,7 @@ class Work:
     once: tuple[int, ...] = ()
     """Items that do so at the first attempt."""
     wrong: tuple[int, ...] = ()
+    faulty: tuple[int, ...] = ()
     greedy: tuple[int, ...] = ()
     crowds: tuple[tuple[int, int], ...] = ()
     """(k, n): items from the k-th on last until n nodes have begun an item, however long those take to start."""
@@ -47,6 +48,8 @@ class Work:
             os.kill(os.getpid(), signal.SIGKILL)
         if item in self.wrong:
             raise PenstockError("the item is wrong; mend it.")
+        if item in self.faulty:
+            raise ValueError(f"item {item}")
         if item in self.greedy:
             raise MemoryError
         time.sleep(self.seconds)
@@ -61,7 +64,7 @@ class Work:
 
     def places(self) -> set[str]:
         """The nodes that have begun an item."""
-        items = [int(file.name) for file in self.folder.glob("????")]
+        items = [int(file.name) for file in self.folder.glob("[0-9]" * 4)]
         return {line.split()[2] for item in items for line in self.starts(item)}
 
     def most_at_once(self, items: range) -> int:
@@ -178,6 +181,13 @@ def test_a_mistake_of_the_user_comes_out_as_it_was_raised(cluster, run, tmp_path
         spread(run, Work(tmp_path, seconds=0.01, wrong=(5,)), 200)
     assert str(caught.value) == "the item is wrong; mend it."
     assert len(list(tmp_path.glob("????"))) < 200  # the others were called off
+
+
+def test_a_fault_of_ours_comes_out_with_where_it_was_raised(cluster, run, tmp_path):
+    with pytest.raises(ValueError, match="item 5") as caught:
+        spread(run, Work(tmp_path, seconds=0.01, faulty=(5,)), 20)
+    (note,) = caught.value.__notes__
+    assert note.startswith("raised in a process of the cluster:") and 'raise ValueError(f"item {item}")' in note
 
 
 def test_nodes_that_do_not_see_the_run_are_refused(cluster, run, tmp_path):
