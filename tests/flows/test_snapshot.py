@@ -7,7 +7,7 @@ import trimesh
 from PIL import Image
 
 from data.batch import TriangleMesh
-from flows.reporting.snapshot import SIDE, snapshot
+from flows.reporting.snapshot import SIDE, palette_png, snapshot
 
 PAPER = (251, 251, 249)
 
@@ -60,3 +60,12 @@ def test_nothing_to_see_is_empty_paper() -> None:
 
 def test_the_same_mesh_gives_the_same_bytes() -> None:
     assert snapshot(ball(0.7)) == snapshot(ball(0.7))
+
+
+def test_a_picture_with_a_palette_shows_its_colours():
+    random = np.random.default_rng(3)
+    indices = random.integers(0, 7, (9, 13)).astype(np.uint8)
+    palette = random.integers(0, 256, (7, 3)).astype(np.uint8)
+    found = Image.open(BytesIO(palette_png(indices, palette)))
+    assert found.size == (13, 9)
+    assert (np.asarray(found.convert("RGB")) == palette[indices]).all()
