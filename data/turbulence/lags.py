@@ -1,0 +1,51 @@
+"""Products of the velocity with itself a few frames earlier, at fixed points, for correlation in time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from data.turbulence.frame_statistics import Layout
+
+PROBES = 1024
+"""Points of a level that are followed: every n-th one."""
+
+
+@dataclass
+class _Past:
+    frames: Float[np.ndarray, "lag level probe component"]
+    count: int
+
+
+class LagProducts:
+    """Keeps the last `lags` frames of each trajectory at the probes, and no more."""
+
+    def __init__(self, layout: Layout, lags: int) -> None:
+        self._layout = layout
+        self._lags = lags
+        others = int(np.prod([len(layout.grid.axes[k]) for k in layout.averaged]))
+        self._probes = [np.arange(0, len(level) * others, -(-len(level) * others // PROBES)) for level in layout.levels]
+        self._past: dict[int, _Past] = {}
+
+    def add(self, trajectory: int, velocity: Float[np.ndarray, "*grid axis"]) -> dict[str, np.ndarray]:
+        """Mean products for every lag from 0 to `lags`; and 1 where the trajectory is long enough, else 0."""
+        u = self._layout.canonical(velocity)
+        components = u.shape[-1]
+        levels = zip(self._layout.levels, self._probes, strict=True)
+        now = [u[list(level)].reshape(-1, components)[probes] for level, probes in levels]
+        widest = max(map(len, now))
+        # Levels with fewer probes (the centre, which has no mirror image) are padded with zeros, which add nothing.
+        frame = np.stack([np.pad(values, ((0, widest - len(values)), (0, 0))) for values in now])
+        past = self._past.get(trajectory)
+        if past is None:
+            past = self._past[trajectory] = _Past(np.zeros((self._lags + 1, *frame.shape)), 0)
+        slot = past.count % (self._lags + 1)
+        past.frames[slot] = frame
+        past.count += 1
+        order = (slot - np.arange(self._lags + 1)) % (self._lags + 1)
+        used = np.array([len(values) for values in now])
+        products = np.einsum("gpc,lgpc->gcl", frame, past.frames) / used[:, None, None]
+        return {
+            "lag_product": products[:, :, order],
+            "lag_pairs": (np.arange(self._lags + 1) < past.count).astype(np.float64),
+        }
