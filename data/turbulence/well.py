@@ -269,6 +269,10 @@ class WellWriter:
         """Time of the last frame; None before the first one."""
         return self._logs[trajectory].last_time
 
+    def frame(self, trajectory: int, position: int) -> Float[np.ndarray, "*grid component"]:
+        """A frame that was appended before, float32."""
+        return self._logs[trajectory][position][2]
+
     def append(
         self,
         trajectory: int,
