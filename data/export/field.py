@@ -15,8 +15,8 @@ from data.export.field_vtk import pvd_lines, write_vtr
 from data.export.field_xdmf import write_companion, write_description
 from data.turbulence.well import WellFile
 
-FORMATS = ("hdf5", "xdmf", "pvd")
-"""What `write_field` writes, by the ending of the file name."""
+FORMATS = {"well": ".hdf5", "xdmf": ".xdmf", "vtk": ".pvd"}
+"""What `write_field` writes, by the ending of the file name: The Well's HDF5, XDMF with HDF5, VTK's XML files."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def write_field(
         PenstockError: another ending, a trajectory or frames that are not there, or an .hdf5 asked for in part.
         DiskFullError: no space left; what was at `path` before is untouched.
     """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise PenstockError(f"expected a file name ending in {', '.join(FORMATS)}, got '{path.name}'.")
-    if kind == "hdf5":
+    kind = next((name for name, ending in FORMATS.items() if ending == path.suffix.lower()), None)
+    if kind is None:
+        raise PenstockError(f"expected a file name ending in {', '.join(FORMATS.values())}, got '{path.name}'.")
+    if kind == "well":
         return _copy(source, path, whole=trajectory is None and frames == slice(None) and not closed)
     run, chosen = _chosen(source, trajectory, frames)
     mesh = node_mesh(source.grid, source.components, closed=closed)

@@ -193,7 +193,7 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     for ending, arguments, words in [
-        ("vti", {"trajectory": 0}, "hdf5, xdmf, pvd"),
+        ("vti", {"trajectory": 0}, "[.]hdf5, [.]xdmf, [.]pvd"),
         ("xdmf", {}, "0 to 1"),
         ("pvd", {"trajectory": 2}, "trajectories 0 to 1, got 2"),
         ("pvd", {"trajectory": 0, "frames": [1, 4]}, "frames 0 to 3, got frame 4"),
@@ -204,11 +204,11 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path):
     assert not list(out.iterdir())
 
 
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", FORMATS.values())
 def test_a_full_disk_leaves_the_earlier_files(tmp_path, ending, monkeypatch):
     source = well(tmp_path / "a.hdf5", PLANE, ("vorticity",))
-    chosen = {} if ending == "hdf5" else {"trajectory": 0, "frames": [0]}
-    write_field(source, tmp_path / "out" / f"f.{ending}", **chosen)
+    chosen = {} if ending == ".hdf5" else {"trajectory": 0, "frames": [0]}
+    write_field(source, tmp_path / "out" / f"f{ending}", **chosen)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
 
     def full(*_, **__):
@@ -217,5 +217,5 @@ def test_a_full_disk_leaves_the_earlier_files(tmp_path, ending, monkeypatch):
     monkeypatch.setattr(shutil, "copyfile", full)
     monkeypatch.setattr(export, "_read", full)
     with pytest.raises(DiskFullError):
-        write_field(source, tmp_path / "out" / f"f.{ending}", **{**chosen, **({"frames": [1, 2]} if chosen else {})})
+        write_field(source, tmp_path / "out" / f"f{ending}", **{**chosen, **({"frames": [1, 2]} if chosen else {})})
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
