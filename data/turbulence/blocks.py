@@ -8,6 +8,7 @@ taken out in turn (the jackknife) gives the standard error of any function of th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,9 +40,12 @@ class Estimate:
         array = np.asarray(value, np.float64)
         return Estimate(array, np.zeros_like(array))
 
-    def map(self, linear: Callable[[np.ndarray], np.ndarray]) -> "Estimate":
-        """Entries chosen, reordered or scaled by a positive factor; nothing that adds entries."""
-        return Estimate(linear(self.value), linear(self.plus_minus))
+    def __getitem__(self, index: Any) -> "Estimate":
+        return Estimate(np.asarray(self.value[index]), np.asarray(self.plus_minus[index]))
+
+    def __truediv__(self, scale: float | np.ndarray) -> "Estimate":
+        """In other units, which are known exactly and positive."""
+        return Estimate(self.value / scale, self.plus_minus / scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,8 +140,8 @@ class Statistics:
     @property
     def half_shear(self) -> Estimate:
         """-<u'v'> over both halves [half], of the first component and the wall-normal one."""
-        found, normal = self.half_covariance, self._normal
-        return Estimate(-found.value[:, 0, normal], found.plus_minus[:, 0, normal])
+        found = self.half_covariance[:, 0, self.normal]
+        return Estimate(-found.value, found.plus_minus)
 
     @property
     def half_points(self) -> Float[np.ndarray, " half"]:
@@ -174,7 +174,7 @@ class Statistics:
     @property
     def u_tau(self) -> Estimate:
         """Friction velocity, from the gradient of the mean velocity at both walls []."""
-        return self.blocks.estimate(lambda m: np.sqrt(self._wall_stress(m)))
+        return self.blocks.estimate(lambda m: np.sqrt(self.wall_stress(m)))
 
     @property
     def u_tau_balance(self) -> Estimate:
@@ -187,12 +187,12 @@ class Statistics:
     @property
     def re_tau(self) -> float:
         """Friction Reynolds number, of half the distance of the walls."""
-        return float(self.u_tau.value) * self._half_height / self._viscosity
+        return float(self.u_tau.value) * self.half_height / self._viscosity
 
     @property
     def centre_velocity(self) -> Estimate:
         """Mean streamwise velocity in the middle between the walls []."""
-        return self.half_velocity.map(lambda v: v[-1, 0])
+        return self.half_velocity[-1, 0]
 
     # Volume.
 
@@ -291,7 +291,7 @@ class Statistics:
         def integral(means: Means) -> np.ndarray:
             found = self._correlation(means)
             before = np.cumprod(found > 0, axis=-1)
-            return np.trapezoid(found * before, times, axis=-1)
+            return np.trapezoid(np.where(before, found, 0.0), times, axis=-1)
 
         return self.blocks.estimate(integral)
 
@@ -318,14 +318,20 @@ class Statistics:
         return load(path)
 
     @property
-    def _normal(self) -> int:
+    def normal(self) -> int:
+        """Position of the wall-normal component.
+
+        Raises:
+            ConfigError: there are no walls.
+        """
         if not self.layout.walls or self.layout.profile is None:
             raise ConfigError("expected a flow between walls; this one is periodic along all axes.")
         return self.layout.profile
 
     @property
-    def _half_height(self) -> float:
-        return self.grid.axes[self._normal].length / 2
+    def half_height(self) -> float:
+        """Half the distance of the walls."""
+        return self.grid.axes[self.normal].length / 2
 
     @property
     def _viscosity(self) -> float:
@@ -334,16 +340,17 @@ class Statistics:
         return self.nu
 
     def _slope(self, means: Means) -> np.ndarray:
-        return self.grid.axes[self._normal].derivative @ means["velocity"][:, 0]
+        return self.grid.axes[self.normal].derivative @ means["velocity"][:, 0]
 
-    def _wall_stress(self, means: Means) -> np.ndarray:
+    def wall_stress(self, means: Means) -> np.ndarray:
+        """Mean of the stresses on both walls [], which is u_tau²; 0 where the flow runs backwards."""
         slope = self._slope(means)
         return np.maximum(self._viscosity * (slope[0] - slope[-1]) / 2, 0.0)
 
     def _balance(self, means: Means) -> np.ndarray:
-        axis = self.grid.axes[self._normal]
-        stress = self._viscosity * self._slope(means) - covariance(means)[:, 0, self._normal]
-        line = 1 - (axis.points - axis.points[0]) / self._half_height
+        axis = self.grid.axes[self.normal]
+        stress = self._viscosity * self._slope(means) - covariance(means)[:, 0, self.normal]
+        line = 1 - (axis.points - axis.points[0]) / self.half_height
         return np.sqrt(np.maximum(axis.weights @ (stress * line) / (axis.weights @ line**2), 0.0))
 
     def _correlation(self, means: Means) -> np.ndarray:
