@@ -231,9 +231,7 @@ def _content(grid: Grid) -> Content:
 
 @lru_cache(maxsize=KEPT_GRIDS)
 def _tables(content: Content, device: str) -> _Tables:
-    grid = Grid(
-        tuple(Axis(name, np.frombuffer(points), length, periodic) for name, points, length, periodic in content)
-    )
+    axes = [Axis(name, np.frombuffer(points), length, periodic) for name, points, length, periodic in content]
     with torch.inference_mode(False):  # tensors born in inference mode could not serve a training later
         return _Tables(Grid(tuple(axes)), device)
 
