@@ -99,6 +99,17 @@ def _whole(batch: Any) -> Any:
     return batch
 
 
+def _given(splits: Mapping[str, Sequence[int]] | None, items: int) -> dict[str, list[int]]:
+    """Splits that a source gives, checked."""
+    found = {name: [int(k) for k in members] for name, members in (splits or {}).items()}
+    every = [k for members in found.values() for k in members]
+    if set(found) != {"train", "validation", "test"} or not found["train"]:
+        raise ConfigError(f"splits: expected train (not empty), validation and test, got {sorted(found)}.")
+    if len(set(every)) < len(every) or not all(0 <= k < items for k in every):
+        raise ConfigError(f"splits: expected each of {items} items at most once, by its position.")
+    return found
+
+
 def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()
 
@@ -238,7 +249,7 @@ class ItemDataModule(ResumableDataModule):
 
     Args:
         dataset: the items; only ids are touched before a loader is made.
-        split: which items are held out.
+        split: which items are held out; None where `splits` says it.
         batch_size: samples per step, all ranks together; with `batching`, at most.
         seed: of order and samples.
         workers: processes that load; 0 loads in this one.
@@ -249,12 +260,13 @@ class ItemDataModule(ResumableDataModule):
         groups: group of each item (a cluster of near-copies): a group is trained on or held out as a whole.
         one_per_group: an epoch draws one member of each training group, another one each time, in place of all items.
         test: True for the items that their source itself sets apart: they are the test items, and no others are.
+        splits: positions of the items of `train`, `validation` and `test`, where their source sets all of them apart.
     """
 
     def __init__(
         self,
         dataset: ItemDataset,
-        split: SplitConfig,
+        split: SplitConfig | None,
         batch_size: int,
         seed: int,
         workers: int = 0,
@@ -265,6 +277,7 @@ class ItemDataModule(ResumableDataModule):
         groups: Sequence[str] | None = None,
         one_per_group: bool = False,
         test: Sequence[bool] | None = None,
+        splits: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(batch_size, seed, workers, steps_per_epoch, start_method)
         if not len(dataset):
@@ -276,7 +289,11 @@ class ItemDataModule(ResumableDataModule):
             )
         if one_per_group and groups is None:
             raise ConfigError("one_per_group needs the group of each item; give groups, or leave it out.")
-        self.splits = split_items(dataset.ids, split, groups, test=test)
+        if (split is None) == (splits is None) or (splits is not None and test is not None):
+            raise ConfigError("say what is held out once: by a split (and perhaps test), or by given splits.")
+        self.splits = (
+            _given(splits, len(dataset)) if split is None else split_items(dataset.ids, split, groups, test=test)
+        )
         self.batching = batching
         self._groups = groups
         self._entries = self._training_entries(groups if one_per_group else None)

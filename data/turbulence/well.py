@@ -58,6 +58,8 @@ class WellFile:
                 for name in names_of(file, "simulation_parameters") or ()
                 if isinstance(value := _plain(file.attrs[name]), int | float)
             }
+            for name in self.parameters:
+                del self.attributes[name]
             self._fields = _varying_fields(file)
             times = np.asarray(file["dimensions/time"][()], np.float64)
             self.times: Float[np.ndarray, "trajectory time"] = np.broadcast_to(
@@ -287,7 +289,7 @@ class WellWriter:
                 other scalars than announced.
             DiskFullError: no space left; the frames before are kept.
         """
-        values = frame.detach().cpu().numpy() if isinstance(frame, Tensor) else np.asarray(frame)
+        values = np.asarray(frame.detach().cpu() if isinstance(frame, Tensor) else frame, np.float32)
         given = dict(scalars or {})
         last = self.last_time(trajectory)
         if values.shape != self._shape:
