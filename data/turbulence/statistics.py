@@ -39,6 +39,8 @@ class Series:
     trajectory: Int[np.ndarray, " frame"]
     energy: Float[np.ndarray, " frame"]
     """½ <u·u> over the volume."""
+    fluctuation: Float[np.ndarray, " frame"]
+    """The same of the velocity less its mean over the averaged axes in this frame."""
     enstrophy: Float[np.ndarray, " frame"]
     """½ <ω·ω> over the volume."""
     bulk: Float[np.ndarray, "frame axis"]
@@ -445,19 +447,22 @@ class FlowStatistics:
             time=table[:, 0],
             trajectory=table[:, 1].astype(np.int64),
             energy=table[:, 2],
-            enstrophy=table[:, 3],
-            divergence=table[:, 4],
-            bulk=table[:, 5 : 5 + axes],
-            friction=table[:, 5 + axes :],
+            fluctuation=table[:, 3],
+            enstrophy=table[:, 4],
+            divergence=table[:, 5],
+            bulk=table[:, 6 : 6 + axes],
+            friction=table[:, 6 + axes :],
         )
         return Statistics(layout=self.layout, nu=self.nu, blocks=blocks, series=series, scales=self._scales)
 
     def _note(self, sample: Means, time: float, trajectory: int) -> None:
         mean: Callable[[np.ndarray], np.ndarray] = lambda profile: volume_mean(profile, self.layout)
+        energy = 0.5 * np.trace(sample["product"], axis1=1, axis2=2)
         row = [
             time,
             trajectory,
-            0.5 * float(mean(np.trace(sample["product"], axis1=1, axis2=2))),
+            float(mean(energy)),
+            float(mean(energy - 0.5 * (sample["velocity"] ** 2).sum(axis=-1))),
             0.5 * float(mean(sample["vorticity_square"].sum(axis=-1))),
             float(np.sqrt(mean(sample["divergence_square"]))),
             *mean(sample["velocity"]),

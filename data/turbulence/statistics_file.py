@@ -147,8 +147,8 @@ def _write(path: Path, table: Table) -> Path:
 
 def _series(statistics: Statistics) -> Table:
     s = statistics.series
-    found: dict[str, Any] = {"trajectory": s.trajectory, "time": s.time, "energy": s.energy, "enstrophy": s.enstrophy}
-    found["divergence_rms"] = s.divergence
+    found: dict[str, Any] = {"trajectory": s.trajectory, "time": s.time, "energy": s.energy}
+    found |= {"fluctuation_energy": s.fluctuation, "enstrophy": s.enstrophy, "divergence_rms": s.divergence}
     found |= {f"bulk_{n}": s.bulk[:, k] for k, n in enumerate(statistics.grid.names)}
     return found | {
         f"friction_{wall}": s.friction[:, k]
