@@ -27,8 +27,8 @@ class TurbulenceTraining(LightningModule):
     `val/persistence_` before them the same errors of saying that nothing changes. VRMSE is the mean over components.
     """
 
-    unit: Float[Tensor, "height_or_1 component"]
-    """What the losses `fluctuation` and `increment` measure errors in."""
+    fluctuation: Float[Tensor, "height component"] | None
+    """What the loss `fluctuation` measures errors in."""
 
     def __init__(self, config: TurbulenceTrainingConfig, seed: int = 0) -> None:
         super().__init__()
@@ -37,15 +37,12 @@ class TurbulenceTraining(LightningModule):
             torch.manual_seed(seed)
             self.model = config.stepper.build()
         # Of the data and not of the run: set anew before each training, also before one that goes on.
-        self.register_buffer("unit", None, persistent=False)
+        self.register_buffer("fluctuation", None, persistent=False)
 
     def set_scales(self, scales: FieldScales) -> None:
         """Take the units of the stepper and of the loss from measured training frames."""
         self.model.set_scales(scales)
-        if self.config.loss.kind == "fluctuation":
-            self.unit = scales.fluctuation.float().to(self.device)
-        else:
-            self.unit = self.model.std_delta[None].clone()
+        self.fluctuation = scales.fluctuation.to(self.model.std)
 
     def training_step(self, batch: FieldBatch, batch_idx: int) -> Tensor:
         before = self.pushed(batch)
@@ -55,6 +52,8 @@ class TurbulenceTraining(LightningModule):
         with torch.no_grad():
             for _ in range(before):
                 past = shifted(past, self.model(past, batch.grid))
+        if before:
+            torch.clear_autocast_cache()  # of weights cast without gradients, which would be used again with them
         losses = []
         for step in range(before, before + horizon):
             found = self.model(past, batch.grid)
@@ -94,11 +93,13 @@ class TurbulenceTraining(LightningModule):
         """Mean of the loss over the samples.
 
         Raises:
-            ConfigError: the loss has units, and they were not set.
+            ConfigError: a loss in units of the fluctuation, which were not set.
         """
-        if self.unit is None and self.config.loss.kind != "relative_l2":
-            raise ConfigError(f"loss.kind {self.config.loss.kind}: call set_scales with the training's scales first.")
-        unit = self.model.std_delta[None] if self.unit is None else self.unit
+        unit: Tensor | None = self.model.std_delta[None]
+        if self.config.loss.kind == "fluctuation":
+            unit = self.fluctuation
+        if unit is None:
+            raise ConfigError("loss.kind fluctuation: hand the scales of the training frames to set_scales first.")
         return self.config.loss.per_sample(found, truth, grid, unit).mean()
 
     def errors(
