@@ -86,7 +86,7 @@ class Statistics:
     @property
     def spacing(self) -> float:
         """Time between frames; NaN for a single frame."""
-        steps = np.diff(self.series.time)[np.diff(self.series.trajectory) == 0]
+        steps = np.concatenate([np.diff(self.series.of(run).time) for run in np.unique(self.series.trajectory)])
         return float(np.median(steps)) if len(steps) else float("nan")
 
     @property
