@@ -81,6 +81,8 @@ class Isotropic:
         self._forced = (self._box.squared > 0) & (self._box.squared < config.forced_below**2)
         rate = -config.nu * Box(self.grid, torch.float64, device).squared
         self._step = IntegratingFactor(rate, self._tendency, self._dtype)
+        self._modes: Complex[Tensor, "3 x y z"]
+        self._held: Float[Tensor, ""]
         random = config.start == "random"
         start = _random_start(seed, config.energy) if random else _taylor_green()
         self._begin(start, (START_POINTS,) * 3)

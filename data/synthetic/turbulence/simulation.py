@@ -110,14 +110,16 @@ def run(
     grid: Grid | None = None,
     checkpoint: Path | None = None,
     every: int = 1,
+    passed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     statistics: RunningStatistics | None = None,
 ) -> None:
     """Advance `simulation` through `times` (increasing) and hand out the frame number, time and frame at each.
 
-    With `checkpoint`, the state is written there after every `every` frames and at the end, and a run that finds a
-    state there goes on from it. Frames after the last state come again then, the same to the bit: `receive` must
-    bear that. `progress` hears (frames done, frames in all).
+    The first `passed` times are only passed through, as marks on the way to a developed flow. With `checkpoint`, the
+    state is written there after every `every` times and at the end, and a run that finds a state there goes on from it.
+    Frames after the last state come again then, the same to the bit: `receive` must bear that. `progress` hears (times
+    done, times in all), `statistics` of every frame at full resolution.
 
     Raises:
         BlownUp: with the state at the last good frame kept in `checkpoint`.
@@ -136,9 +138,10 @@ def run(
             _write(checkpoint, good, k, times, statistics)
             advice = f"{error.advice} The last good state, at time {_time(good):g}, is kept in {checkpoint}."
             raise BlownUp(error.flow, error.time, error.step, advice) from error
-        receive(k, times[k], simulation.fields(grid))
-        if statistics is not None:
-            statistics.add(simulation.fields(), times[k])
+        if k >= passed:
+            receive(k - passed, times[k], simulation.fields(grid))
+            if statistics is not None:
+                statistics.add(simulation.fields(), times[k])
         good = simulation.state()
         if checkpoint is not None and ((k + 1) % every == 0 or k + 1 == len(times)):
             _write(checkpoint, good, k + 1, times, statistics)
@@ -146,15 +149,19 @@ def run(
             progress(k + 1, len(times))
 
 
-def frames_done(checkpoint: Path) -> int:
-    """How many frames had been handed out when the state at `checkpoint` was written; 0 where there is none."""
-    return int(_read(checkpoint)[1]["frames"]) if checkpoint.exists() else 0
+def times_done(checkpoint: Path) -> int:
+    """How many times had been reached when the state at `checkpoint` was written; 0 where there is none.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    return int(_read(checkpoint, values=False)[1]["done"]) if checkpoint.exists() else 0
 
 
 def restore(
     simulation: Simulation, times: Sequence[float], checkpoint: Path, statistics: RunningStatistics | None = None
 ) -> int:
-    """Take the state at `checkpoint`, where there is one; gives the number of frames that were handed out before.
+    """Take the state at `checkpoint`, where there is one; gives the number of times that were reached before.
 
     Raises:
         CheckpointError: unreadable, or of a run with other times or another kind of state.
@@ -163,10 +170,10 @@ def restore(
     if not checkpoint.exists():
         return 0
     stored, written = _read(checkpoint)
-    done = int(written["frames"])
+    done = int(written["done"])
     if done > len(times) or written["times"] != _listed(times[:done]):
         raise CheckpointError(
-            f"{checkpoint}: expected the state of a run with the same frame times, got one with {done} frames at "
+            f"{checkpoint}: expected the state of a run with the same frame times, got one that reached {done} "
             "others. Delete it to start this run anew, or choose another folder."
         )
     try:
@@ -194,16 +201,16 @@ def _write(
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with written_file(checkpoint) as temporary:
         safetensors.torch.save_file(
-            plain, temporary, metadata={"frames": str(done), "times": _listed(times[:done]), "format": "pt"}
+            plain, temporary, metadata={"done": str(done), "times": _listed(times[:done]), "format": "pt"}
         )
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(checkpoint: Path, *, values: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(checkpoint, framework="pt") as file:
             written = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return stored, {"frames": written["frames"], "times": written["times"]}
+            stored = {name: file.get_tensor(name) for name in (file.keys() if values else ())}
+        return stored, {key: written[key] for key in ("done", "times")}
     except (OSError, safetensors.SafetensorError, KeyError) as error:
         raise CheckpointError(
             f"{checkpoint}: expected the state of a simulation, got a file that cannot be read as one ({error}). "
