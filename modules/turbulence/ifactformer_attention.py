@@ -17,7 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from modules.turbulence.ifactformer_norm import folded_norm
+from modules.turbulence.ifactformer_norm import FoldedNorm, folded_norm
+
+CACHED = 2**21
+"""Numbers of one result that a CPU works on at a time: a sample at the smallest published size."""
 
 
 @dataclass(frozen=True)
@@ -66,77 +69,138 @@ class _FoldedAttention(torch.autograd.Function):
         ctx: Any, x: Tensor, to_v: Tensor, to_out: Tensor, measure: Tensor | None, layout: Layout, *kernels: Tensor
     ) -> Tensor:
         x = x.contiguous()
-        grid, flat, values, weight = _views(x, to_v, to_out, layout, kernels)
-        norm = folded_norm(flat, measure, to_out, planes=grid[0] if layout.by_plane else None)
-        v, *buffers = (flat.new_empty(*flat.shape[:2], values.shape[1]) for _ in range(3))
-        out = torch.zeros_like(flat)
-        for h in range(len(values)):
-            torch.mm(flat.flatten(0, 1), values[h].t(), out=v.flatten(0, 1))
-            for c, chain in enumerate(layout.chains):
-                source = v
-                for axis in chain:
-                    buffers.reverse()
-                    source = _along(kernels[axis][:, h], source, axis, grid, buffers[0])
-                matrix = norm.take(source, weight[:, h, c], buffers[1])
-                out.baddbmm_(source, matrix.mT)
-        out = norm.finish(out)
-        ctx.save_for_backward(x, to_v, to_out, measure, *kernels, *norm.statistics())
+        call = _Call(x, to_v, to_out, kernels, layout)
+        out = torch.zeros_like(call.flat)
+        found = []
+        for part in call.parts():
+            norm = folded_norm(call.flat[part], measure, to_out, call.planes)
+            call.push(part, norm, out[part])
+            norm.finish(out[part])
+            found.append(norm.statistics())
+        statistics = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+        out = out.view_as(x)
+        ctx.save_for_backward(x, to_v, to_out, measure, out, *statistics, *kernels)
         ctx.layout, ctx.kernels = layout, len(kernels)
-        return out.view_as(x)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, to_v, to_out, measure, *rest = ctx.saved_tensors
-        kernels, statistics, layout = rest[: ctx.kernels], rest[ctx.kernels :], ctx.layout
-        grid, flat, values, weight = _views(x, to_v, to_out, layout, kernels)
-        norm = folded_norm(flat, measure, to_out, planes=grid[0] if layout.by_plane else None)
-        gradient = norm.restore(tuple(statistics), gradient.reshape(flat.shape))
-        d_flat, d_values, d_weight = torch.zeros_like(flat), torch.empty_like(values), torch.empty_like(weight)
-        d_kernels = [torch.empty_like(kernel) for kernel in kernels]
-        longest = max(map(len, layout.chains))
-        v, d_v, *buffers = (flat.new_empty(*flat.shape[:2], values.shape[1]) for _ in range(2 + longest))
-        rows = flat.flatten(0, 1)
-        for h in range(len(values)):
-            torch.mm(rows, values[h].t(), out=v.flatten(0, 1))
-            for c, chain in enumerate(layout.chains):
+        x, to_v, to_out, measure, out, *rest = ctx.saved_tensors
+        statistics, kernels = rest[: -ctx.kernels], rest[-ctx.kernels :]
+        call = _Call(x, to_v, to_out, kernels, ctx.layout)
+        gradients = _Gradients(
+            torch.zeros_like(call.flat),
+            torch.zeros_like(call.values),
+            torch.zeros_like(call.weight),
+            [torch.empty_like(kernel) for kernel in kernels],
+        )
+        gradient, out = gradient.reshape(call.flat.shape), out.view(call.flat.shape)
+        for part in call.parts():
+            norm = folded_norm(call.flat[part], measure, to_out, call.planes)
+            pulled = norm.restore(tuple(found[part] for found in statistics), out[part], gradient[part])
+            call.pull(part, norm, pulled, gradients)
+        return (
+            gradients.flat.view_as(x),
+            gradients.values.view_as(to_v),
+            gradients.weight.view_as(to_out),
+            None,
+            None,
+            *gradients.kernels,
+        )
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Of the fields of `_Call` of the same names."""
+
+    flat: Tensor
+    values: Tensor
+    weight: Tensor
+    kernels: list[Tensor]
+
+
+class _Call:
+    """The arguments of one call in the shapes in which they are worked on."""
+
+    def __init__(self, x: Tensor, to_v: Tensor, to_out: Tensor, kernels: Sequence[Tensor], layout: Layout) -> None:
+        self.grid = tuple(x.shape[1:-1])
+        self.flat = x.flatten(1, -2)
+        """[batch, point, dim]"""
+        self.values = to_v.unflatten(0, (kernels[0].shape[1], -1))
+        """[head, channel, dim]"""
+        self.weight = to_out.unflatten(1, (len(self.values), len(layout.chains), -1))
+        """[dim, head, chain, channel]"""
+        self.kernels = kernels
+        self.chains = layout.chains
+        self.planes = self.grid[0] if layout.by_plane else None
+
+    def parts(self) -> list[slice]:
+        """Parts of the batch to work on at a time: on a CPU as many samples as stay in its cache."""
+        batch, points, _ = self.flat.shape
+        size = max(1, CACHED // (points * self.values.shape[1])) if self.flat.device.type == "cpu" else batch
+        return [slice(start, start + size) for start in range(0, batch, size)]
+
+    def buffers(self, part: slice, count: int) -> list[Tensor]:
+        """Room for results [batch, point, channel]."""
+        shape = (*self.flat[part].shape[:2], self.values.shape[1])
+        return [self.flat.new_empty(shape) for _ in range(count)]
+
+    def push(self, part: slice, norm: FoldedNorm, out: Tensor) -> None:
+        """Add to `out` what every result gives."""
+        rows = self.flat[part].flatten(0, 1)
+        v, *spare = self.buffers(part, 3)
+        for h, to_v in enumerate(self.values):
+            torch.mm(rows, to_v.t(), out=v.flatten(0, 1))
+            for c, chain in enumerate(self.chains):
+                y = v
+                for axis in chain:
+                    spare.reverse()
+                    y = _along(self.kernels[axis][part, h], y, axis, self.grid, spare[0])
+                matrix = norm.take(y, self.weight[:, h, c], spare[1])
+                out.baddbmm_(y, matrix.mT)
+
+    def pull(self, part: slice, norm: FoldedNorm, gradient: Tensor, into: _Gradients) -> None:
+        """Take the gradient that `norm` has made of the output's back to all arguments."""
+        rows = self.flat[part].flatten(0, 1)
+        v, d_v, *spare = self.buffers(part, 2 + max(map(len, self.chains)))
+        d_rows = into.flat[part].flatten(0, 1)
+        for h, to_v in enumerate(self.values):
+            torch.mm(rows, to_v.t(), out=v.flatten(0, 1))
+            for c, chain in enumerate(self.chains):
                 states = [v]
-                for axis, buffer in zip(chain, buffers, strict=False):
-                    states.append(_along(kernels[axis][:, h], states[-1], axis, grid, buffer))
+                for axis, buffer in zip(chain, spare, strict=False):
+                    states.append(_along(self.kernels[axis][part, h], states[-1], axis, self.grid, buffer))
                 y = states.pop()
-                d_weight[:, h, c], matrix = norm.pull(y, gradient.mT @ y, weight[:, h, c])
+                d_weight, matrix = norm.pull(y, gradient.mT @ y, self.weight[:, h, c])
+                into.weight[:, h, c] += d_weight
                 y.baddbmm_(gradient, matrix)
                 for axis in reversed(chain):
                     source = states.pop()
-                    d_kernels[axis][:, h] = _between(y, source, axis, grid)
-                    target, first = (source, True) if states else (d_v, c == 0)
-                    y = _along(kernels[axis][:, h].mT, y, axis, grid, target, add=not first)
-            d_flat.flatten(0, 1).addmm_(d_v.flatten(0, 1), values[h])
-            torch.mm(d_v.flatten(0, 1).t(), rows, out=d_values[h])
-        return (d_flat.view_as(x), d_values.view_as(to_v), d_weight.view_as(to_out), None, None, *d_kernels)
-
-
-def _views(
-    x: Tensor, to_v: Tensor, to_out: Tensor, layout: Layout, kernels: Sequence[Tensor]
-) -> tuple[tuple[int, ...], Tensor, Tensor, Tensor]:
-    """The grid; x as [batch, point, dim]; to_v as [head, width, dim]; to_out as [dim, head, chain, width]."""
-    values = to_v.unflatten(0, (kernels[0].shape[1], -1))
-    weight = to_out.unflatten(1, (len(values), len(layout.chains), -1))
-    return tuple(x.shape[1:-1]), x.flatten(1, -2), values, weight
+                    into.kernels[axis][part, h] = _between(y, source, axis, self.grid)
+                    # What a kernel was applied to is not needed below it; only v is, by the chains to come.
+                    target = source if states else d_v
+                    add = not states and c > 0
+                    y = _along(self.kernels[axis][part, h].mT, y, axis, self.grid, target, add=add)
+            d_rows.addmm_(d_v.flatten(0, 1), to_v)
+            into.values[h].addmm_(d_v.flatten(0, 1).t(), rows)
 
 
 def _along(
     kernel: Tensor, source: Tensor, axis: int, grid: tuple[int, ...], out: Tensor, *, add: bool = False
 ) -> Tensor:
-    """A kernel [batch, n, n] along one axis of [batch, point, channel], as one batched product; into `out`."""
+    """A kernel [batch, n, n] along one axis of [batch, point, channel], by batched products; into `out`."""
     n, before = grid[axis], math.prod(grid[:axis])
-    # A view for a batch of one; the kernels' copies are small beside the fields otherwise.
-    many = kernel[:, None].expand(-1, before, -1, -1).reshape(-1, n, n)
-    shape = (len(many), n, -1)
-    if add:
-        out.view(shape).baddbmm_(many, source.view(shape))
-    else:
-        torch.bmm(many, source.view(shape), out=out.view(shape))
+    # One sample's kernel is repeated over the axes before by a view, several samples' by a copy, which only a GPU is
+    # faster with.
+    size = len(kernel) if axis == 0 or kernel.device.type != "cpu" else 1
+    for some, given, result in zip(kernel.split(size), source.split(size), out.split(size), strict=True):
+        many = some[:, None].expand(-1, before, -1, -1).reshape(-1, n, n)
+        shape = (len(many), n, -1)
+        if add:
+            result.view(shape).baddbmm_(many, given.view(shape))
+        else:
+            torch.bmm(many, given.view(shape), out=result.view(shape))
     return out
 
 

@@ -23,13 +23,13 @@ class FoldedNorm(Protocol):
     def take(self, y: Tensor, w: Tensor, spare: Tensor) -> Tensor:
         """See one result, which may be shifted in place; returns the matrix for it, [batch, dim, channel]."""
 
-    def finish(self, out: Tensor) -> Tensor:
-        """The output, in place, from the sum over all results of their matrix times them."""
+    def finish(self, out: Tensor) -> None:
+        """Turn the sum over all results of their matrix times them into the output, in place."""
 
     def statistics(self) -> tuple[Tensor, ...]:
-        """What `restore` needs."""
+        """What `restore` needs beside the output; the batch comes first."""
 
-    def restore(self, statistics: tuple[Tensor, ...], gradient: Tensor) -> Tensor:
+    def restore(self, statistics: tuple[Tensor, ...], out: Tensor, gradient: Tensor) -> Tensor:
         """Begin the backward pass; returns G, the gradient of the output without what the norm takes from it."""
 
     def pull(self, y: Tensor, product: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,15 +70,15 @@ class _ByChannel:
         self.scales.append(scale)
         return w * scale
 
-    def finish(self, out: Tensor) -> Tensor:
-        return out
+    def finish(self, out: Tensor) -> None:
+        """The matrices have done it all."""
 
     def statistics(self) -> tuple[Tensor, ...]:
-        return torch.stack(self.means), torch.stack(self.scales)
+        return torch.stack(self.means, 1), torch.stack(self.scales, 1)
 
-    def restore(self, statistics: tuple[Tensor, ...], gradient: Tensor) -> Tensor:
+    def restore(self, statistics: tuple[Tensor, ...], out: Tensor, gradient: Tensor) -> Tensor:
         means, scales = statistics
-        self.means, self.scales = list(means.unbind()), list(scales.unbind())
+        self.means, self.scales = list(means.unbind(1)), list(scales.unbind(1))
         if self.measure is None:
             return gradient - gradient.mean(1, keepdim=True)
         return torch.addcmul(gradient, self.measure, gradient.sum(1, keepdim=True), value=-1)
@@ -120,16 +120,15 @@ class _ByPlane:
         self.scale += self._mean(torch.mul(y, y, out=spare))
         return w.expand(len(y), -1, -1)
 
-    def finish(self, out: Tensor) -> Tensor:
+    def finish(self, out: Tensor) -> None:
         self.scale = (self.scale - self.centre.square() + EPS).rsqrt_()
-        self.out = out.addcmul_(self._spread(self.centre), self.row_sums, value=-1).mul_(self._spread(self.scale))
-        return out
+        out.addcmul_(self._spread(self.centre), self.row_sums, value=-1).mul_(self._spread(self.scale))
 
     def statistics(self) -> tuple[Tensor, ...]:
-        return self.centre, self.scale, self.out
+        return self.centre, self.scale
 
-    def restore(self, statistics: tuple[Tensor, ...], gradient: Tensor) -> Tensor:
-        centre, scale, out = statistics
+    def restore(self, statistics: tuple[Tensor, ...], out: Tensor, gradient: Tensor) -> Tensor:
+        centre, scale = statistics
         planes = gradient.unflatten(1, (self.planes, self.width))
         through_mean = planes.sum(2) @ self.row_sums
         through_scale = (gradient * out).sum(2).unflatten(1, (self.planes, -1)).sum(2)
