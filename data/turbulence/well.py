@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ UNFINISHED = ".unfinished"
 HEADER, ENDING = "header.json", ".frames"
 STATISTICS = "dns_statistics"
 """Group for arrays that came with the frames, such as statistics of the unfiltered fields."""
+LARGEST_STATISTIC = 64 * 1024 * 1024
+"""Bytes; larger arrays of that group are not read."""
 EQUAL = 1e-3
 """Frames count as equally spaced within this share of their spacing: files hold times in float32."""
 
@@ -52,6 +54,9 @@ class WellFile:
             self.attributes: dict[str, Any] = {k: _plain(v) for k, v in file.attrs.items() if k not in RESERVED}
             self.name = str(file.attrs["dataset_name"])
             self.grid = _read_grid(self.path, file)
+            walls = _axes_with(file, "WALL")
+            self.open_axes = tuple(a.name for a in self.grid.axes if not a.periodic and a.name not in walls)
+            """Axes that are cut out of a longer domain: neither periodic nor between walls."""
             self.trajectories = int(file.attrs["n_trajectories"])
             self.parameters: dict[str, float] = {
                 name: float(value)
@@ -60,6 +65,8 @@ class WellFile:
             }
             for name in self.parameters:
                 del self.attributes[name]
+            self.statistics: dict[str, np.ndarray] = _read_statistics(file)
+            """Arrays of the group `dns_statistics`."""
             self._fields = _varying_fields(file)
             times = np.asarray(file["dimensions/time"][()], np.float64)
             self.times: Float[np.ndarray, "trajectory time"] = np.broadcast_to(
@@ -150,12 +157,30 @@ class WellFile:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over name, components, grid, times and values: equal for equal content."""
-        if isinstance(self._stored, str):
-            return self._stored
-        digest = Fingerprint(self.name, self.components, self.grid)
+        return self._stored if isinstance(self._stored, str) else self.checked()
+
+    def checked(self, show: Callable[[int], None] | None = None) -> str:
+        """The fingerprint, from all values. `show` gets the frames read so far.
+
+        Raises:
+            SchemaError: numbers that are not finite, or values that were changed after the file was written.
+        """
+        digest, done = Fingerprint(self.name, self.components, self.grid), 0
         for trajectory, length in enumerate(self.lengths):
             for k in range(length):
-                digest.add(trajectory, float(self.times[trajectory, k]), self.read(trajectory, [k])[0])
+                frame = self.read(trajectory, slice(k, k + 1))[0]
+                if not np.isfinite(frame).all():
+                    bad = self.components[int(np.argwhere(~np.isfinite(frame))[0, -1])]
+                    raise SchemaError(
+                        f"{self.path}: expected finite numbers, but {bad} in frame {k} of trajectory {trajectory} "
+                        "holds NaN or infinity. Leave such frames out."
+                    )
+                digest.add(trajectory, float(self.times[trajectory, k]), frame)
+                done += 1
+                if show is not None:
+                    show(done)
+        if isinstance(self._stored, str) and self._stored != digest.hexdigest():
+            raise SchemaError(f"{self.path}: the values are not those that were written: get the file anew.")
         return digest.hexdigest()
 
 
@@ -173,6 +198,8 @@ class WellWriter:
         parameters: `simulation_parameters` of The Well, also stored as constant scalars.
         attributes: of the file: strings, numbers, lists of them.
         scalars: names of the scalars that are given with every frame.
+        open_axes: axes that are neither periodic nor between walls: a part cut out of a longer domain. They get the
+            boundary condition OPEN.
         statistics: arrays of the group `dns_statistics`; may be completed (it is a plain dictionary) until the block
             ends, and is not kept when the block breaks off.
 
@@ -192,11 +219,12 @@ class WellWriter:
         trajectories: int = 1,
         attributes: Mapping[str, Any] | None = None,
         scalars: Sequence[str] = (),
+        open_axes: Sequence[str] = (),
         statistics: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         numbers = {key: float(value) for key, value in parameters.items()}
         plain = {key: _plain(value) for key, value in (attributes or {}).items()}
-        header = Header(name, grid, tuple(components), numbers, trajectories, plain, tuple(scalars))
+        header = Header(name, grid, tuple(components), numbers, trajectories, plain, tuple(scalars), tuple(open_axes))
         fields_of(header.components, grid.names)
         taken = [*RESERVED, *numbers, LENGTHS]
         clash = sorted(key for key in header.attributes if key in taken) + sorted(set(scalars) & set(numbers))
@@ -362,12 +390,7 @@ def _varying_fields(file: h5py.File) -> list[tuple[str, str, int]]:
 def _read_grid(path: Path, file: h5py.File) -> Grid:
     if file.attrs["grid_type"] != "cartesian":
         raise SchemaError(f"{path}: expected a cartesian grid, got {file.attrs['grid_type']}.")
-    periodic = {
-        dim
-        for group in file["boundary_conditions"].values()
-        if group.attrs["bc_type"].upper() == "PERIODIC"
-        for dim in names_of(group, "associated_dims") or ()
-    }
+    periodic = _axes_with(file, "PERIODIC")
     axes = []
     for name in names_of(file["dimensions"], "spatial_dims") or ():
         dataset = file["dimensions"][name]
@@ -378,6 +401,27 @@ def _read_grid(path: Path, file: h5py.File) -> Grid:
         except ConfigError as error:
             raise SchemaError(f"{path}: {error}") from None
     return Grid(tuple(axes))
+
+
+def _read_statistics(file: h5py.File) -> dict[str, np.ndarray]:
+    group = file.get(STATISTICS)
+    if not isinstance(group, h5py.Group):
+        return {}
+    return {
+        name: np.asarray(dataset[()])
+        for name, dataset in group.items()
+        if isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "iuf" and dataset.nbytes <= LARGEST_STATISTIC
+    }
+
+
+def _axes_with(file: h5py.File, kind: str) -> set[str]:
+    """Axes that have a boundary condition of a kind."""
+    return {
+        dim
+        for group in file["boundary_conditions"].values()
+        if group.attrs["bc_type"].upper() == kind
+        for dim in names_of(group, "associated_dims") or ()
+    }
 
 
 def _axis(name: str, points: Float[np.ndarray, " point"], periodic: bool, length: object) -> Axis:

@@ -99,7 +99,7 @@ class WellFolder:
         self.attributes: dict[str, Any] = first.attributes
         self.spacing = first.spacing
         for file in self._all():
-            _check_like(file, first)
+            check_like(file, first)
 
     def files(self, split: str) -> list[WellFile]:
         """The files of `train`, `valid` or `test`, by name."""
@@ -116,6 +116,10 @@ class WellFolder:
         if stats.exists():
             return FieldMoments.from_yaml(stats, self.components, self.grid.names)
         return moments_of(self._files["train"])
+
+    def check_stats(self) -> None:
+        """Refuse (SchemaError) a `stats.yaml` whose numbers cannot be used."""
+        FieldMoments.from_yaml(self.path / STATS, self.components, self.grid.names)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,20 +151,35 @@ def write_stats(folder: Path, show: Callable[[int, int], None] | None = None) ->
 
 def moments_of(files: Sequence[WellFile], show: Callable[[int, int], None] | None = None) -> FieldMoments:
     """Moments over all frames of files, a frame at a time, in float64. `show` gets (frames done, all frames)."""
-    values, changes = _Moments(), _Moments()
+    moments = RunningMoments()
     total, done = sum(sum(file.lengths) for file in files), 0
     for file in files:
         for trajectory, length in enumerate(file.lengths):
-            before = None
             for k in range(length):
-                frame = file.read(trajectory, slice(k, k + 1))[0].astype(np.float64)
-                values.add(frame)
-                if before is not None:
-                    changes.add(frame - before)
-                before, done = frame, done + 1
+                moments.add(file.read(trajectory, slice(k, k + 1))[0], first=k == 0)
+                done += 1
                 if show is not None:
                     show(done, total)
-    return FieldMoments(*values.finished(), *changes.finished())
+    return moments.finished()
+
+
+class RunningMoments:
+    """Moments of frames and of their changes, gathered a frame at a time in float64."""
+
+    def __init__(self) -> None:
+        self._values, self._changes = _Moments(), _Moments()
+        self._before: Float[np.ndarray, "*grid component"] | None = None
+
+    def add(self, frame: Float[np.ndarray, "*grid component"], *, first: bool) -> None:
+        """Take the next frame of a trajectory, or the `first` one of another."""
+        values = frame.astype(np.float64)
+        self._values.add(values)
+        if self._before is not None and not first:
+            self._changes.add(values - self._before)
+        self._before = values
+
+    def finished(self) -> FieldMoments:
+        return FieldMoments(*self._values.finished(), *self._changes.finished())
 
 
 class _Moments:
@@ -175,9 +194,8 @@ class _Moments:
         flat = block.reshape(-1, block.shape[-1])
         mean, count = flat.mean(axis=0), len(flat)
         shift = mean - self.mean
-        self.squares = (
-            self.squares + ((flat - mean) ** 2).sum(axis=0) + shift**2 * (self.count * count / (self.count + count))
-        )
+        between = shift**2 * (self.count * count / (self.count + count))
+        self.squares = self.squares + ((flat - mean) ** 2).sum(axis=0) + between
         self.count += count
         self.mean = self.mean + shift * (count / self.count)
 
@@ -187,7 +205,8 @@ class _Moments:
         return self.mean, np.sqrt(variance), np.sqrt(variance + self.mean**2)
 
 
-def _check_like(file: WellFile, first: WellFile) -> None:
+def check_like(file: WellFile, first: WellFile) -> None:
+    """Refuse a file (SchemaError) that is not of the same data set as another one."""
     if not file.grid.same(first.grid):
         raise SchemaError(
             f"{file.path}: expected the grid of {first.path.name} ({_words(first.grid)}), got {_words(file.grid)}. All "

@@ -38,9 +38,16 @@ def violations(path: Path) -> list[str]:
             outside = list(_outside(file))
             return outside or list(_broken(file))
     except OSError as error:
-        whole = h5py.is_hdf5(path)
-        reason = "it is a truncated or damaged HDF5 file" if whole else "it is not an HDF5 file"
-        return [f"{reason} ({str(error).splitlines()[0]})"]
+        return [_unreadable(path, error)]
+
+
+def contained(path: Path) -> list[str]:
+    """As `violations`, of the one rule that holds for all HDF5 files: the data lie in the file and need no plug-in."""
+    try:
+        with h5py.File(path, "r") as file:
+            return list(_outside(file))
+    except OSError as error:
+        return [_unreadable(path, error)]
 
 
 def names_of(holder: h5py.HLObject, attribute: str) -> list[str] | None:
@@ -85,6 +92,11 @@ def fields_of(components: Sequence[str], axes: Sequence[str]) -> list[tuple[str,
             f"{', '.join(components) or 'none'}."
         )
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    reason = "it is a truncated or damaged HDF5 file" if h5py.is_hdf5(path) else "it is not an HDF5 file"
+    return f"{reason} ({str(error).splitlines()[0]})"
 
 
 def _outside(file: h5py.File) -> Iterator[str]:

@@ -35,6 +35,7 @@ class Header:
     trajectories: int
     attributes: dict[str, Any]
     scalars: tuple[str, ...]
+    open_axes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         axes = [[a.name, a.points.tolist(), a.length, a.periodic] for a in self.grid.axes]
@@ -43,7 +44,7 @@ class Header:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Self:
         axes = tuple(Axis(n, np.asarray(p, np.float64), length, periodic=s) for n, p, length, s in found["grid"])
-        lists = {name: tuple(found[name]) for name in ("components", "scalars")}
+        lists = {name: tuple(found[name]) for name in ("components", "scalars", "open_axes")}
         return cls(**{**found, **lists, "grid": Grid(axes)})
 
 
@@ -208,15 +209,15 @@ def _write_boundaries(file: h5py.File, header: Header) -> None:
     group = file.create_group("boundary_conditions")
     vectors = [name for name, order in fields_of(header.components, header.grid.names) if order == 1]
     for axis in header.grid.axes:
-        kind = "PERIODIC" if axis.periodic else "WALL"
+        kind = "PERIODIC" if axis.periodic else "OPEN" if axis.name in header.open_axes else "WALL"
         condition = group.create_group(f"{axis.name}_{kind.lower()}")
         condition.attrs["bc_type"] = kind
         _name(condition, "associated_dims", [axis.name])
-        _name(condition, "associated_fields", [] if axis.periodic else vectors)
+        _name(condition, "associated_fields", vectors if kind == "WALL" else [])
         mask = np.zeros(len(axis), bool)
         mask[[0, -1]] = True
         condition.create_dataset("mask", data=mask)
-        if vectors and not axis.periodic:
+        if vectors and kind == "WALL":
             condition.create_dataset("values", data=np.zeros((2, len(header.grid.axes)), np.float32))
         _flagged(condition, sample=False, time=False)
 
