@@ -6,12 +6,12 @@ gathered into at most GROUPS long ones, which are taken as independent, and the 
 taken out in turn (the jackknife) gives the standard error of any function of the means (Efron and Stein 1981).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
 from data.errors import ConfigError
@@ -63,13 +63,9 @@ class Blocks:
         """Mean of one quantity over all frames."""
         return np.average(self.means[name], axis=0, weights=self.counts)
 
-    def total(self) -> Means:
-        """Means of all quantities over all frames."""
-        return {name: self.mean(name) for name in self.means}
-
     def estimate(self, function: Callable[[Means], np.ndarray]) -> Estimate:
         """A function of the means, with its confidence interval."""
-        value = np.asarray(function(self.total()), np.float64)
+        value = np.asarray(function(_Kept(self, np.ones(len(self.counts), bool))), np.float64)
         error, groups = self._standard_error(function, _group_size(len(self.counts)))
         if groups < 2:
             return Estimate(value, np.full_like(value, np.nan))
@@ -96,14 +92,25 @@ class Blocks:
             return np.zeros(()), groups
         # The last group also gets what is left over.
         group = np.minimum(np.arange(len(self.counts)) // size, groups - 1)
-        left = []
-        for k in range(groups):
-            kept = group != k
-            left.append(
-                function({n: np.average(m[kept], axis=0, weights=self.counts[kept]) for n, m in self.means.items()})
-            )
-        values = np.stack([np.asarray(v, np.float64) for v in left])
+        values = np.stack([np.asarray(function(_Kept(self, group != k)), np.float64) for k in range(groups)])
         return np.sqrt((groups - 1) / groups * ((values - values.mean(axis=0)) ** 2).sum(axis=0)), groups
+
+
+class _Kept(Mapping[str, np.ndarray]):
+    """Means over some of the blocks, each taken when it is asked for: most functions ask for few."""
+
+    def __init__(self, blocks: Blocks, kept: Bool[np.ndarray, " block"]) -> None:
+        self._blocks, self._kept = blocks, kept
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        kept = self._kept
+        return np.average(self._blocks.means[name][kept], axis=0, weights=self._blocks.counts[kept])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks.means)
+
+    def __len__(self) -> int:
+        return len(self._blocks.means)
 
 
 class BlockSums:
