@@ -97,7 +97,9 @@ def _laid_out(section: Section, identifier: str) -> dict[str, Any]:
         case MeshGallery():
             layout |= _gallery(section, identifier)
         case Figures():
-            layout["figures"] = [{"source": _data_url(f), "alt": f.alt, "caption": f.caption} for f in section.figures]
+            layout["figures"] = [
+                {"source": _data_url(f), "alt": f.alt, "caption": f.caption, "wide": f.wide} for f in section.figures
+            ]
         case Durations():
             longest = max((step.seconds for step in section.steps), default=0.0) or 1.0
             layout["steps"] = [

@@ -101,6 +101,8 @@ class Figure:
     image: str | bytes
     caption: str
     alt: str = ""
+    wide: bool = False
+    """Across the whole page."""
 
 
 @dataclass(frozen=True, kw_only=True)
