@@ -1,0 +1,298 @@
+"""What a turbulence run has to show: who stays bounded for how long, who is near the simulation, and at what cost."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import PenstockError
+from data.turbulence.profiles import Profiles
+from data.turbulence.reference import read_dns_statistics, read_filtered, read_hoyas_jimenez, read_moser
+from data.turbulence.statistics import Statistics
+from flows.report import Figure, Figures, Headline, Section, Table, Text, Value, report_of_run, write_report
+from flows.run import Run
+from flows.steps.turbulence_charts import PALETTE, Line, Mark, Scale, chart, points_chart
+from flows.steps.turbulence_figures import (
+    Colours,
+    density_figures,
+    energy_figures,
+    profile_figures,
+    spectrum_figures,
+)
+from flows.steps.turbulence_snapshots import Rollouts, picture_figures
+from flows.steps.turbulence_verdict import (
+    COARSE,
+    HELD_OUT,
+    PERSISTENCE,
+    REFERENCE,
+    compared_step,
+    ended,
+    error_at,
+    of_kind,
+    shared_quantities,
+    statistics_errors,
+    typical_error,
+    verdict,
+    words,
+)
+
+STILL = "#8b959b"
+"""Colour of what does nothing."""
+METRICS = {
+    "relative_l2": ("Relative L2 error", "relative L2 error"),
+    "vrmse": ("VRMSE: error in units of each component's fluctuation; the mean flow scores 1", "VRMSE"),
+    "correlation": ("Correlation of the fluctuations with the simulation's", "correlation"),
+}
+MOST_ERROR = 2.0
+"""Errors are drawn up to here: two fields that have nothing to do with each other are about 1.4 apart."""
+CLOSE_RE = 0.15
+"""Published profiles are shown where their friction Reynolds number is within this share of the flow's."""
+COST = (
+    "CPU seconds per unit of time of the flow, all on the same device, against the typical error of the long-time "
+    "statistics (geometric mean of the figures below that all models have). Down and to the left is better. The coarse "
+    "run solves the equations on the network's own grid without any model of the smaller scales: it is the baseline to "
+    "beat."
+)
+ERRORS = (
+    "Relative L2 distance to the statistics of the whole simulation; of densities the Wasserstein distance in standard "
+    "deviations. Behind ± what sampling makes of it (95 %, from blocks). The test part of the simulation, judged as if "
+    "it were a model, shows what chance alone gives."
+)
+PROFILES = (
+    "Each in wall units of its own friction velocity, with 95 % bands from blocks. Points are published tables; those "
+    "of unfiltered simulations lie above filtered fields by what the filter took. Only rows marked as filtered compare."
+)
+
+
+def report(run: Run) -> None:
+    """Write report.html."""
+    results = json.loads((run.path / "evaluation" / "results.json").read_text())
+    found, colours = _statistics(run.path / "evaluation", results), _colours(results)
+    rollouts = Rollouts.of(run.path / "samples", REFERENCE, of_kind(results, "network", "solver"))
+    published = _published(run, found.get(REFERENCE))
+    sections: list[Section] = [
+        Text(title="What came out", paragraphs=verdict(results)),
+        *_pictures(rollouts, results, found),
+        *_steps(results, colours),
+        _models(results),
+        *_charts("Long rollouts", energy_figures(found, colours), _LONG),
+        *_charts("Spectra", spectrum_figures(found, colours), "Of the fluctuations; the band is that of the DNS."),
+        *_charts("Profiles", profile_figures(found, colours, published), PROFILES),
+        *_charts("Densities", density_figures(found, colours), "Of the fluctuations; the band is that of the DNS."),
+        *_cost(results, colours),
+        *_errors(results),
+    ]
+    page = report_of_run(
+        run.path, sections, headlines=_headlines(results), summary=_summary(run, results), domain=run.domain_name
+    )
+    write_report(run.path / "report.html", page)
+
+
+_LONG = (
+    "The first rollout of every model after it has settled. The grey band holds 95 % of the simulation's frames; what "
+    "leaves the chart has left the simulation's range by far."
+)
+
+
+def _statistics(folder: Path, results: Mapping[str, Any]) -> dict[str, Statistics]:
+    """Of the simulation and of every model that lived long enough to have some."""
+    names = [REFERENCE, *of_kind(results, "network", "solver")]
+    return {name: Statistics.load(folder / f"{name}.h5") for name in names if (folder / f"{name}.h5").is_file()}
+
+
+def _colours(results: Mapping[str, Any]) -> Colours:
+    names = of_kind(results, "network", "solver")
+    return {REFERENCE: "", PERSISTENCE: STILL} | {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(names)}
+
+
+def _summary(run: Run, results: Mapping[str, Any]) -> str:
+    source = run.provenance().get("data", {}).get("source")
+    data = results.get("data", {})
+    made = f" from {source}" if source else ""
+    units = f" Units: {data['units']}." if data.get("units") else ""
+    networks, solvers = (
+        ", ".join(words(name) for name in of_kind(results, kind)) or "none" for kind in ("network", "solver")
+    )
+    rollouts = results.get("trajectories")
+    many = f", {rollouts} of them" if rollouts else ""
+    return (
+        f"Flow '{data.get('name', 'unnamed')}'{made}. Rollouts of {results['steps']} steps of {results['spacing']:.4g} "
+        f"units of time{many}. Networks: {networks}. Solvers on the same grid: {solvers}.{units}"
+    )
+
+
+def _headlines(results: Mapping[str, Any]) -> list[Headline]:
+    found: list[Headline] = []
+    best = _best_network(results)
+    if best is None:
+        return found
+    model, step = results["models"][best], compared_step(results)
+    found.append(Headline(label="best network", value=words(best)))
+    bounded = "all of them" if not ended(results, best) else "ended early"
+    found.append(Headline(label="bounded for", value=int(model["steps"]), unit="steps", note=bounded))
+    others = {name: error_at(results["models"].get(name, {}), step) for name in (PERSISTENCE, COARSE)}
+    note = ", ".join(f"{words(name)} {error:.3g}" for name, error in others.items() if math.isfinite(error))
+    error = error_at(model, step)
+    if math.isfinite(error):
+        found.append(Headline(label=f"error after {step} steps", value=f"{error:.3g}", note=note))
+    quantities = shared_quantities(results)
+    typical = typical_error(model, quantities)
+    if math.isfinite(typical):
+        coarse = typical_error(results["models"].get(COARSE, {}), quantities)
+        note = f"{words(COARSE)} {coarse:.1%}" if math.isfinite(coarse) else ""
+        found.append(Headline(label="error of the statistics", value=f"{typical:.1%}", note=note))
+    return found
+
+
+def _best_network(results: Mapping[str, Any]) -> str | None:
+    """The one that lives longest, and is nearest to the simulation after some steps."""
+    names, step = of_kind(results, "network"), compared_step(results)
+
+    def rank(name: str) -> tuple[float, float]:
+        error = error_at(results["models"][name], step)
+        return -int(results["models"][name]["steps"]), error if math.isfinite(error) else math.inf
+
+    return min(names, key=rank, default=None)
+
+
+def _pictures(rollouts: Rollouts, results: Mapping[str, Any], found: Mapping[str, Statistics]) -> list[Section]:
+    """Snapshots and the film; without rollouts, or without a picture worth showing, neither."""
+    unit = _wall_unit(found.get(REFERENCE))
+    figures = picture_figures(rollouts, unit, results["spacing"], words)
+    if not figures:
+        return []
+    note = (
+        "All from the same frame of the test part. Grey or empty: no frame there, or none that is finite; the "
+        "simulation's frames end where its data do. Sooner or later every forecast of turbulence parts from the truth: "
+        "what is asked for is that it stays turbulence of the same kind."
+    )
+    return [Figures(title="The flow", figures=figures, note=note)]
+
+
+def _wall_unit(reference: Statistics | None) -> float | None:
+    if reference is None or not reference.layout.mirrored or reference.nu is None:
+        return None
+    friction = float(reference.u_tau.value)
+    return reference.nu / friction if friction > 0 else None
+
+
+def _steps(results: Mapping[str, Any], colours: Colours) -> list[Section]:
+    figures = []
+    for metric, (caption, label) in METRICS.items():
+        lines = []
+        for name, colour in colours.items():
+            curve = results["models"].get(name, {}).get("error_by_step", {}).get(metric) or []
+            values = [math.nan if value is None else float(value) for value in curve]
+            if values:
+                steps = np.arange(1, len(values) + 1)
+                lines.append(Line(name=words(name), x=steps, y=values, colour=colour, dashed=name == PERSISTENCE))
+        if not lines:
+            continue
+        # A model that blows up is not to press the others into one line.
+        high = max(float(np.nanmax(line.y, initial=0.0)) for line in lines) > MOST_ERROR
+        up = Scale(words=label, least=None if metric == "correlation" else 0, most=MOST_ERROR if high else None)
+        drawn = chart(lines, across=Scale(words="steps", least=0), up=up)
+        figures.append(Figure(image=drawn, caption=caption, alt=f"{label} of every model over the steps"))
+    note = (
+        "Against the simulation from the same frames, means over the rollouts for as long as the data have the truth. "
+        "The relative L2 error of a flow with a strong mean is small whatever its fluctuations do; VRMSE is not."
+    )
+    return _charts("Step by step", figures, note)
+
+
+def _charts(title: str, figures: Sequence[Figure], note: str) -> list[Section]:
+    return [Figures(title=title, figures=figures, note=note)] if figures else []
+
+
+def _models(results: Mapping[str, Any]) -> Table:
+    last = compared_step(results)
+    rows: list[Sequence[Value]] = []
+    for name in [*of_kind(results, "network", "solver"), PERSISTENCE]:
+        model = results["models"].get(name)
+        if model is None:
+            continue
+        early = ended(results, name) if name != PERSISTENCE else ""
+        seconds = model.get("seconds_per_frame")
+        verdict_ = early or model.get("verdict") or ""
+        rows.append(
+            (
+                words(name), model["kind"], model.get("parameters"), model.get("steps"),
+                *(_digits(error_at(model, step)) for step in (1, last)), _digits(error_at(model, last, "vrmse")),
+                model.get("time_to_divergence"), seconds / results["spacing"] if seconds else None, verdict_,
+            )
+        )  # fmt: skip
+    columns = (
+        "model", "kind", "parameters", "steps", "error, 1 step", f"error, {last} steps", f"VRMSE, {last} steps",
+        "diverged at time", "CPU s per unit of time", "long rollout",
+    )  # fmt: skip
+    note = (
+        "Errors are relative L2. Diverged: the time from which on the forecast is no better than the mean flow (VRMSE "
+        "1), where the truth is known for so long."
+    )
+    return Table(title="Models", columns=columns, rows=rows, note=note)
+
+
+def _cost(results: Mapping[str, Any], colours: Colours) -> list[Section]:
+    quantities = shared_quantities(results)
+    marks = []
+    for name in of_kind(results, "network", "solver"):
+        model = results["models"][name]
+        cost = (model.get("seconds_per_frame") or math.nan) / results["spacing"]
+        marks.append(Mark(name=words(name), x=cost, y=typical_error(model, quantities), colour=colours[name]))
+    if not any(math.isfinite(mark.x) and math.isfinite(mark.y) for mark in marks):
+        return []
+    chance = typical_error(results["models"].get(HELD_OUT, {}), quantities)
+    level = (chance, "chance alone") if math.isfinite(chance) else None
+    across = Scale(words="CPU seconds per unit of time", log=True)
+    drawn = points_chart(marks, across=across, up=Scale(words="typical error", log=True), level=level)
+    figure = Figure(image=drawn, caption="Cost against error", alt="cost and error of every model")
+    return [Figures(title="What accuracy costs", figures=[figure], note=COST)]
+
+
+def _errors(results: Mapping[str, Any]) -> list[Section]:
+    names = [name for name in [*of_kind(results, "network", "solver"), HELD_OUT] if name in results["models"]]
+    tables = {name: statistics_errors(results["models"][name]) for name in names}
+    quantities = list(dict.fromkeys(quantity for table in tables.values() for quantity in table))
+    if not quantities:
+        return []
+    rows = [(quantity, *(_estimate(tables[name].get(quantity)) for name in names)) for quantity in quantities]
+    columns = ("statistic", *(words(name) for name in names))
+    return [Table(title="Errors of the statistics", columns=columns, rows=rows, note=ERRORS)]
+
+
+def _estimate(entry: tuple[float, float] | None) -> str | None:
+    if entry is None:
+        return None
+    error, width = entry
+    return f"{error:.2%}" if not math.isfinite(width) else f"{error:.2%} ± {width:.2%}"
+
+
+def _digits(value: float) -> str | None:
+    return f"{value:.3g}" if math.isfinite(value) else None
+
+
+def _published(run: Run, reference: Statistics | None) -> list[Profiles]:
+    """Published profiles that lie beside the data, of a friction Reynolds number near the flow's, and the unfiltered
+    ones of the data's own simulation."""
+    if reference is None or not reference.layout.mirrored or reference.nu is None:
+        return []
+    source = Path(str(run.provenance().get("data", {}).get("source", "")))
+    folder = source.parent / "reference"
+    readers = [
+        lambda: read_moser(folder / "mkm180_means.txt", folder / "mkm180_reystress.txt"),
+        lambda: read_hoyas_jimenez(folder / "hoyas_jimenez180_profiles.txt"),
+        lambda: read_filtered(folder / "fdns180_paper_group.txt", "IUFNO's DNS"),
+        lambda: read_dns_statistics(source),
+    ]
+    found = []
+    for read in readers:
+        try:
+            table = read()
+        except PenstockError:
+            continue  # not there: nothing that a report is to fail for
+        if abs(table.re_tau / reference.re_tau - 1) < CLOSE_RE:
+            found.append(table)
+    return found
