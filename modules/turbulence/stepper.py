@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.errors import ConfigError, PenstockError
 from data.grid import Grid
 from modules.turbulence.fno import FNOConfig
+from modules.turbulence.ifactformer import IFactFormerConfig
 from modules.turbulence.projections import ProjectionConfig
 from modules.turbulence.scales import FieldScales
 
@@ -28,7 +29,7 @@ class StepperConfig:
     """The network says by how much the last frame changes, in units of such changes, in place of the next frame as
     published."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
-    network: FNOConfig = field(default_factory=FNOConfig)
+    network: IFactFormerConfig | FNOConfig = field(default_factory=IFactFormerConfig)
 
     def __post_init__(self) -> None:
         if self.components < 1 or self.axes not in (2, 3) or self.history < 1:
