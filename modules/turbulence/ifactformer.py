@@ -21,6 +21,7 @@ from modules.turbulence.ifactformer_coordinates import (
     BlockTables,
     GridTables,
     grid_coordinates,
+    harmonic_coordinates,
     position_features,
     published_coordinates,
     quadrature_weights,
@@ -29,6 +30,8 @@ from modules.turbulence.ifactformer_coordinates import (
 )
 
 Variant = Literal["head", "legacy", "chained"]
+Coordinates = Literal["published", "grid", "harmonic"]
+COORDINATES = {"published": published_coordinates, "grid": grid_coordinates, "harmonic": harmonic_coordinates}
 KEPT_GRIDS = 4
 """Grids whose tables are kept: those of training, of evaluation and of a change of resolution."""
 
@@ -58,9 +61,11 @@ class IFactFormerConfig:
     """head: kernels side by side, each feature normalised over the grid. legacy: the first published code, which
     normalises planes of the first axis and has two more linear maps. chained: the kernels one after another, as in the
     model before (IFactFormer-o)."""
-    coordinates: Literal["published", "grid"] = "published"
+    coordinates: Coordinates = "published"
     """published: equally spaced from end to end on every axis, as the published network is told. grid: the true ones,
-    with the period's own spacing and stretched walls."""
+    with the period's own spacing and stretched walls. harmonic: phases of the true ones, with whole wavenumbers as
+    frequencies of kernels and positions, which makes both periodic where the axis is; kernels can be any convolution
+    where kernel_multiplier * dim_head is at least the number of points."""
     quadrature: bool = False
     """Weigh points by the grid's quadrature in means, norms and kernels, so that a stretched axis is what it stands
     for. False is as published; on a uniform grid both are the same."""
@@ -109,6 +114,7 @@ class IFactFormer(nn.Module):
                 dim_head=config.dim_head,
                 kernel_multiplier=config.kernel_multiplier,
                 variant=config.variant,
+                harmonic=config.coordinates == "harmonic",
             )
             for _ in range(config.depth)
         )
@@ -163,7 +169,7 @@ class IFactFormer(nn.Module):
         axes = tuple((axis.points.tobytes(), axis.length, axis.periodic) for axis in grid.axes)
         key = (axes, like.device, like.dtype, *((id(t), t._version) for t in sources))
         if key not in self._kept:
-            coordinates = (published_coordinates if self.config.coordinates == "published" else grid_coordinates)(grid)
+            coordinates = COORDINATES[self.config.coordinates](grid)
             # Tables made under inference_mode could not be used in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
                 tables = self.tables(coordinates, quadrature_weights(grid) if self.config.quadrature else None)

@@ -8,7 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modules.turbulence.ifactformer_attention import Layout, attend
-from modules.turbulence.ifactformer_coordinates import BlockTables, RotaryTable, inverse_frequencies
+from modules.turbulence.ifactformer_coordinates import (
+    BlockTables,
+    RotaryTable,
+    harmonic_frequencies,
+    harmonic_positions,
+    inverse_frequencies,
+)
 
 POSITION_SCALE = 8.0
 """Standard deviation of the frequencies of position."""
@@ -17,12 +23,13 @@ KERNEL_GAIN = 0.02
 
 
 class Position(nn.Module):
-    """Random Fourier features of the position, through a linear map."""
+    """Fourier features of the position, random or harmonic, through a linear map."""
 
-    def __init__(self, axes: int, dim: int) -> None:
+    def __init__(self, axes: int, dim: int, harmonic: bool) -> None:
         super().__init__()
-        self.frequencies = nn.Parameter(torch.randn(axes, dim // 2) * POSITION_SCALE, requires_grad=False)
-        """Drawn once and never trained."""
+        drawn = harmonic_positions(axes, dim // 2) if harmonic else torch.randn(axes, dim // 2) * POSITION_SCALE
+        self.frequencies = nn.Parameter(drawn, requires_grad=False)
+        """Never trained."""
         self.linear = nn.Linear(dim, dim)
 
     def forward(self, features: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid dim"]:
@@ -68,7 +75,17 @@ class Block(nn.Module):
 
     inverse_frequencies: Tensor
 
-    def __init__(self, *, axes: int, dim: int, heads: int, dim_head: int, kernel_multiplier: int, variant: str) -> None:
+    def __init__(
+        self,
+        *,
+        axes: int,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        kernel_multiplier: int,
+        variant: str,
+        harmonic: bool = False,
+    ) -> None:
         super().__init__()
         chained = variant == "chained"
         self.layout = Layout(
@@ -76,8 +93,9 @@ class Block(nn.Module):
             by_plane=variant == "legacy",
         )
         width = kernel_multiplier * dim_head
-        self.register_buffer("inverse_frequencies", inverse_frequencies(width))
-        self.position = Position(axes, dim)
+        frequencies = harmonic_frequencies(width) if harmonic else inverse_frequencies(width)
+        self.register_buffer("inverse_frequencies", frequencies)
+        self.position = Position(axes, dim, harmonic)
         self.norm = nn.LayerNorm(dim)
         self.to_v = nn.Linear(dim, heads * dim_head, bias=False)
         self.pooled = nn.Linear(dim, dim, bias=False)

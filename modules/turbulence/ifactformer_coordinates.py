@@ -62,6 +62,14 @@ def grid_coordinates(grid: Grid) -> tuple[Float[Tensor, " point"], ...]:
     return tuple(torch.from_numpy(axis.points - axis.points[0]) for axis in grid.axes)
 
 
+def harmonic_coordinates(grid: Grid) -> tuple[Float[Tensor, " point"], ...]:
+    """Phases in periods, float64: the coordinate over the period, or over twice the distance of the walls."""
+    return tuple(
+        phase / (axis.length if axis.periodic else 2 * axis.length)
+        for phase, axis in zip(grid_coordinates(grid), grid.axes, strict=True)
+    )
+
+
 def quadrature_weights(grid: Grid) -> tuple[Float[Tensor, " point"], ...]:
     """Weights of the grid's own quadrature along each axis, float64."""
     return tuple(torch.from_numpy(axis.weights) for axis in grid.axes)
@@ -70,6 +78,23 @@ def quadrature_weights(grid: Grid) -> tuple[Float[Tensor, " point"], ...]:
 def inverse_frequencies(d: int) -> Float[Tensor, " half"]:
     """Angle of each pair of features relative to the first pair's, float32 as published."""
     return 1.0 / BASE ** (torch.arange(0, d, 2).float() / d)
+
+
+def harmonic_frequencies(d: int) -> Float[Tensor, " half"]:
+    """Pair k of the features turns k times in a period, k = 0, 1, …: float32, for `harmonic_coordinates`.
+
+    Products of a query and a key then depend on the distance as a Fourier series does, so kernels are periodic where
+    the axis is; with d/2 of at least half the points they can be any convolution.
+    """
+    return 2 * math.pi / PER_UNIT * torch.arange(d // 2).float()
+
+
+def harmonic_positions(axes: int, features: int) -> Float[Tensor, "axis half"]:
+    """Whole wavenumbers 1, 2, … along one axis after the other, float32, for `harmonic_coordinates`."""
+    places = torch.arange(features)
+    frequencies = torch.zeros(axes, features)
+    frequencies[places % axes, places] = 1.0 + places // axes
+    return frequencies
 
 
 def rotary_table(coordinates: Float[Tensor, " point"], frequencies: Float[Tensor, " half"]) -> RotaryTable:
