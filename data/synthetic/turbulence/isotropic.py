@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.errors import ConfigError
 from data.grid import Grid
-from data.synthetic.turbulence.fourier import Box, IntegratingFactor, box, check_same_box, resized
+from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, check_same_box, resized
 from data.synthetic.turbulence.simulation import BlownUp, steps_between
 from data.synthetic.turbulence.subgrid import SubgridConfig, eddy_viscosity, subgrid_stress
 
@@ -215,7 +215,7 @@ def _random_start(seed: int, energy: float) -> Complex[Tensor, "3 x y z"]:
     noise = small.modes(torch.randn(3, *(START_POINTS,) * 3, generator=generator, dtype=torch.float64))
     k = small.wavenumbers
     length = small.squared.clamp(min=1).sqrt()
-    inside = (small.squared > 0) & (small.squared < (START_POINTS / 2) ** 2)
+    inside = below(small.grid, [START_POINTS / 2] * 3) * (small.squared > 0) * (small.squared < (START_POINTS / 2) ** 2)
     # A shell has about k² modes: the amplitude of each is the root of the spectrum over k².
     noise = noise * inside * length * torch.exp(-((length / START_PEAK) ** 2))
     level = (k[0] * noise[0] + k[1] * noise[1] + k[2] * noise[2]) / length**2

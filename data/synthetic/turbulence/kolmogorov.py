@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.errors import ConfigError
 from data.grid import Grid
-from data.synthetic.turbulence.fourier import Box, IntegratingFactor, box, check_same_box, resized
+from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, check_same_box, resized
 from data.synthetic.turbulence.simulation import BlownUp, steps_between
 from data.synthetic.turbulence.subgrid import SubgridConfig, eddy_viscosity, subgrid_stress
 
@@ -169,6 +169,7 @@ def _random_start(seed: int) -> Complex[Tensor, "x y"]:
     generator = torch.Generator().manual_seed(seed)
     small = Box(box(START_POINTS, "xy"), torch.float64, "cpu")
     noise = small.modes(torch.randn(START_POINTS, START_POINTS, generator=generator, dtype=torch.float64))
-    noise = noise * ((small.squared > 0) & (small.squared <= START_MODES**2))
+    inside = below(small.grid, [START_MODES + 1] * 2) * (small.squared > 0) * (small.squared <= START_MODES**2)
+    noise = noise * inside
     energy = 0.5 * small.mean_square(noise / small.squared.clamp(min=1).sqrt())
     return noise * (START_ENERGY / energy) ** 0.5
