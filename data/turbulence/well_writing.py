@@ -10,8 +10,9 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -74,7 +75,8 @@ class Log:
     def __init__(self, path: Path, scalars: int, shape: tuple[int, ...]) -> None:
         self.path, self._scalars, self._shape = path, scalars, shape
         self._size = self.HEAD.size + 8 * scalars + 4 * int(np.prod(shape))
-        self._file: BinaryIO | None = path.open("a+b")
+        # Unbuffered: what the disk had no room for is not tried again later.
+        self._file: FileIO | None = path.open("a+b", buffering=0)
         self.last_time: float | None = None
         """Of the last frame; None before the first one."""
         self._count = path.stat().st_size // self._size
@@ -109,8 +111,9 @@ class Log:
         assert self._file is not None
         body = np.asarray(scalars, "<f8").tobytes() + np.ascontiguousarray(values, "<f4").tobytes()
         try:
-            self._file.write(self.HEAD.pack(time, zlib.crc32(body)) + body)
-            self._file.flush()
+            record = memoryview(self.HEAD.pack(time, zlib.crc32(body)) + body)
+            while record:
+                record = record[self._file.write(record) :]
         except OSError:
             self.truncate(self._count)
             raise
