@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from data.errors import ConfigError, PenstockError
 from data.grid import Grid
+from modules.turbulence.fields import velocity_of
 from modules.turbulence.fno import FNOConfig
 from modules.turbulence.ifactformer import IFactFormerConfig
 from modules.turbulence.projections import ProjectionConfig
 from modules.turbulence.scales import FieldScales
+
+TYPICAL_WAVES = 4
+"""In a period, of which most of a vorticity is made: its velocity, times this wavenumber, is of the same size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,9 @@ class StepperConfig:
     increment: bool = False
     """The network says by how much the last frame changes, in units of such changes, in place of the next frame as
     published."""
+    velocity: bool = False
+    """Show the network the velocity beside the vorticity that it belongs to, in the periodic plane: what moves the
+    vorticity depends on all of it, which few iterations along single axes cannot gather."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     network: IFactFormerConfig | FNOConfig = field(default_factory=IFactFormerConfig)
 
@@ -37,6 +44,11 @@ class StepperConfig:
                 "expected at least 1 component, 2 or 3 axes and a history of at least 1 frame, "
                 f"got {self.components}, {self.axes} and {self.history}."
             )
+        if self.velocity and (self.components, self.axes) != (1, 2):
+            raise ConfigError(
+                f"velocity belongs to the vorticity of a plane flow (1 component, 2 axes), got {self.components} "
+                f"component(s) on {self.axes} axes. Switch it off."
+            )
         if self.projection.divergence and self.components != self.axes:
             raise ConfigError(
                 f"projection.divergence needs one velocity per axis, got {self.components} component(s) on "
@@ -45,7 +57,8 @@ class StepperConfig:
 
     def build(self) -> "Stepper":
         """The stepper, its network untrained and its statistics those of normalised fields."""
-        network = replace(self.network, components=self.components, axes=self.axes, history=self.history)
+        components = self.components + 2 * self.velocity
+        network = replace(self.network, components=components, axes=self.axes, history=self.history)
         return Stepper(self, network.build())
 
 
@@ -117,7 +130,11 @@ class Stepper(nn.Module):
                 f"expected frames of shape [batch, history, *grid, component] = [·, {', '.join(map(str, expected))}], "
                 f"got {list(past.shape)}."
             )
-        found = self.network((past - self.mean) / self.std, grid)
+        seen = (past - self.mean) / self.std
+        if self.config.velocity:
+            unit = TYPICAL_WAVES * 2 * math.pi / grid.axes[0].length
+            seen = torch.cat([seen, unit * velocity_of(seen, grid)], dim=-1)
+        found = self.network(seen, grid)[..., : self.config.components]
         if self.config.increment:
             found = past[:, -1] + (found * self.std_delta + self.mean_delta)
         else:
