@@ -42,9 +42,14 @@ class Row:
             return None
         return self.error <= limit
 
+    def record(self) -> dict[str, str | float | None]:
+        """For JSON, which has no NaN."""
+        noise = None if np.isnan(self.plus_minus) else self.plus_minus
+        return {"quantity": self.quantity, "error": self.error, "plus_minus": noise}
+
 
 def compare(found: Statistics, reference: Statistics | Profiles) -> list[Row]:
-    """All figures that both sides have, the profiles first.
+    """All figures that both sides have and of which the reference is not zero, the profiles first.
 
     Against statistics: on the same grid, in the units of the fields. Against published profiles: both in their own wall
     units, the one with more points interpolated to the points of the other.
@@ -63,7 +68,7 @@ def compare(found: Statistics, reference: Statistics | Profiles) -> list[Row]:
     rows += _spectrum_rows(found, reference)
     rows += [_density_row(found, reference, quantity) for quantity in found.quantities]
     rows.append(_correlation_row(found, reference))
-    return rows
+    return [row for row in rows if not np.isnan(row.error)]
 
 
 def compare_profiles(found: Profiles, reference: Profiles, *, by_points: bool = False) -> list[Row]:

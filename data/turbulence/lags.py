@@ -1,4 +1,8 @@
-"""Products of the velocity with itself a few frames earlier, at fixed points, for correlation in time."""
+"""Products of the velocity fluctuations with those of earlier frames, at fixed points, for correlation in time.
+
+Fluctuations are those about the mean over the averaged axes in each frame. About the mean over time they would need it
+beforehand, and taking its square off afterwards leaves errors that grow with the mean flow.
+"""
 
 from dataclasses import dataclass
 
@@ -30,6 +34,7 @@ class LagProducts:
     def add(self, trajectory: int, velocity: Float[np.ndarray, "*grid axis"]) -> dict[str, np.ndarray]:
         """Mean products for every lag from 0 to `lags`; and 1 where the trajectory is long enough, else 0."""
         u = self._layout.canonical(velocity)
+        u = u - u.mean(axis=tuple(range(1, u.ndim - 1)), keepdims=True)
         components = u.shape[-1]
         levels = zip(self._layout.levels, self._probes, strict=True)
         now = [u[list(level)].reshape(-1, components)[probes] for level, probes in levels]

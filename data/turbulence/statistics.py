@@ -278,8 +278,9 @@ class Statistics:
 
     @property
     def correlation(self) -> Estimate:
-        """Correlation in time at fixed points [level, axis, lag], of the fluctuations about the mean over time."""
-        return self.blocks.estimate(self._correlation)
+        """Correlation in time at fixed points [level, axis, lag], of the fluctuations about the mean over the averaged
+        axes in each frame."""
+        return self.blocks.estimate(_correlation)
 
     @property
     def lag_times(self) -> Float[np.ndarray, " lag"]:
@@ -291,7 +292,7 @@ class Statistics:
         times = self.lag_times
 
         def integral(means: Means) -> np.ndarray:
-            found = self._correlation(means)
+            found = _correlation(means)
             before = np.cumprod(found > 0, axis=-1)
             return np.trapezoid(np.where(before, found, 0.0), times, axis=-1)
 
@@ -355,12 +356,6 @@ class Statistics:
         line = 1 - (axis.points - axis.points[0]) / self.half_height
         return np.sqrt(np.maximum(axis.weights @ (stress * line) / (axis.weights @ line**2), 0.0))
 
-    def _correlation(self, means: Means) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            products = means["lag_product"] / means["lag_pairs"]
-            products = products - level_mean(means["velocity"] ** 2, self.layout)[..., None]
-            return products / products[..., :1]
-
 
 def covariance(means: Means) -> Float[np.ndarray, "profile axis axis"]:
     """Second moments about the mean."""
@@ -370,6 +365,12 @@ def covariance(means: Means) -> Float[np.ndarray, "profile axis axis"]:
 
 def _rms(means: Means) -> np.ndarray:
     return np.sqrt(np.maximum(np.diagonal(covariance(means), axis1=1, axis2=2), 0.0))
+
+
+def _correlation(means: Means) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        products = means["lag_product"] / means["lag_pairs"]
+        return products / products[..., :1]
 
 
 class FlowStatistics:
