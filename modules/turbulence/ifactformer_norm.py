@@ -8,7 +8,7 @@ With points weighted by p (summing to 1), s = 1/σ and g the gradient of the out
 n = (y - mean) s is that of w n without its parts along 1 and n:  s (wᵀg - p Σ wᵀg - p n Σ n wᵀg).
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,21 +17,26 @@ EPS = 1e-5
 """Added to the variance."""
 
 
-class FoldedNorm(Protocol):
+class FoldedNorm(ABC):
     """The norm of one call."""
 
+    @abstractmethod
     def take(self, y: Tensor, w: Tensor, spare: Tensor) -> Tensor:
         """See one result, which may be shifted in place; returns the matrix for it, [batch, dim, channel]."""
 
+    @abstractmethod
     def finish(self, out: Tensor) -> None:
         """Turn the sum over all results of their matrix times them into the output, in place."""
 
+    @abstractmethod
     def statistics(self) -> tuple[Tensor, ...]:
         """What `restore` needs beside the output; the batch comes first."""
 
+    @abstractmethod
     def restore(self, statistics: tuple[Tensor, ...], out: Tensor, gradient: Tensor) -> Tensor:
         """Begin the backward pass; returns G, the gradient of the output without what the norm takes from it."""
 
+    @abstractmethod
     def pull(self, y: Tensor, product: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of w [dim, channel], and the matrix W' for which the gradient of y is G W' + y as left here.
 
@@ -50,7 +55,7 @@ def folded_norm(like: Tensor, measure: Tensor | None, to_out: Tensor, planes: in
     return _ByChannel(measure) if planes is None else _ByPlane(like, measure, to_out, planes)
 
 
-class _ByChannel:
+class _ByChannel(FoldedNorm):
     """Each feature over the whole grid: the scale goes into the matrix."""
 
     def __init__(self, measure: Tensor | None) -> None:
@@ -95,7 +100,7 @@ class _ByChannel:
         return gradient_w.sum(0), w * scale
 
 
-class _ByPlane:
+class _ByPlane(FoldedNorm):
     """All features of a plane of the first axis together: one shift and scale a plane, after the sum."""
 
     def __init__(self, like: Tensor, measure: Tensor | None, to_out: Tensor, planes: int) -> None:
