@@ -1,7 +1,7 @@
 """The Fourier neural operator (Li et al. 2021) of the package neuraloperator, as a peer of the project's own networks.
 
 Only its layers are taken, not its model class, which puts a dictionary of arguments among the weights. They multiply
-in complex numbers of single precision whatever the type of the weights.
+modes in single precision, whatever the type of the weights.
 """
 
 import importlib
@@ -87,12 +87,14 @@ class FNO(nn.Module):
         if self.config.positions:
             places = positions(grid, past)
             x = torch.cat([x, places.expand(len(x), *places.shape)], dim=-1)
-        x = F.pad(self.lifting(x.movedim(-1, 1)), self.padding(grid))
-        for layer in range(self.config.layers):
-            x = self.blocks(x, layer)
-        # Cut after the projection would cost more: it widens first.
-        cut = x[(slice(None), slice(None), *(slice(points) for points in grid.shape))]
-        return self.projection(cut).movedim(1, -1)
+        pad = self.padding(grid)
+        with torch.autocast(past.device.type, enabled=False):  # there are no transforms in half precision
+            x = F.pad(self.lifting(x.movedim(-1, 1)), pad)
+            for layer in range(self.config.layers):
+                x = self.blocks(x, layer)
+            # Before the projection, which widens.
+            inside = x[(slice(None), slice(None), *(slice(points) for points in grid.shape))]
+            return self.projection(inside).movedim(1, -1)
 
     def padding(self, grid: Grid) -> list[int]:
         """What `torch.nn.functional.pad` is to add behind each axis; the last axis first.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.linalg
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -173,10 +172,12 @@ class _Between:
             raise ConfigError(f"axis {axis.name}: a projection between walls needs at least 5 points, got {n}.")
         derivative, weights = axis.derivative, axis.weights[1:-1]
         # Profiles that are zero at both walls together with their derivative, by their values inside.
-        profiles = scipy.linalg.null_space(derivative[[0, -1], 1:-1])
+        profiles = np.linalg.svd(derivative[[0, -1], 1:-1])[2][2:].T
         slopes = derivative[1:-1, 1:-1] @ profiles
         stiffness, mass = (part.T @ (weights[:, None] * part) for part in (slopes, profiles))
-        values, vectors = scipy.linalg.eigh(stiffness, mass)
+        root = np.linalg.inv(np.linalg.cholesky(mass))
+        values, vectors = np.linalg.eigh(root @ stiffness @ root.T)
+        vectors = root.T @ vectors
 
         def embedded(part: np.ndarray) -> Tensor:
             return torch.as_tensor(np.pad(part @ vectors, ((1, 1), (0, 0))), dtype=torch.complex128, device=device)

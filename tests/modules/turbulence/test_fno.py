@@ -104,6 +104,13 @@ def test_weights_are_real_and_all_of_them_learn() -> None:
     assert all(isinstance(value, torch.Tensor) for value in network.state_dict().values())
 
 
+def test_half_precision_leaves_it_alone() -> None:
+    network, past = small().build(), field(PERIODIC).float()[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(past, PERIODIC)
+    assert torch.equal(found, network(past, PERIODIC))
+
+
 def test_nothing_is_said_or_changed_by_it(capfd: pytest.CaptureFixture[str]) -> None:
     before = list(warnings.filters)
     network = small().build()
