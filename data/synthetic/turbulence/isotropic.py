@@ -90,7 +90,12 @@ class Isotropic:
     @property
     def parameters(self) -> Mapping[str, float]:
         config = self.config
-        return {"nu": config.nu, **({"power": config.power} if config.forcing == "power" else {})}
+        found = {"nu": config.nu}
+        if config.forcing != "none":
+            found["forced_below"] = config.forced_below
+        if config.forcing == "power":
+            found["power"] = config.power
+        return found
 
     def advance(self, until: float) -> None:
         """Go on to exactly `until`. Raises: BlownUp."""

@@ -81,7 +81,12 @@ class Kolmogorov:
     @property
     def parameters(self) -> Mapping[str, float]:
         config = self.config
-        return {"nu": config.nu, "drag": config.drag, "forcing_wavenumber": float(config.forcing_wavenumber)}
+        return {
+            "nu": config.nu,
+            "drag": config.drag,
+            "forcing_wavenumber": float(config.forcing_wavenumber),
+            "forcing_amplitude": config.amplitude,
+        }
 
     def advance(self, until: float) -> None:
         """Go on to exactly `until`. Raises: BlownUp."""
