@@ -64,7 +64,7 @@ def compare(found: Statistics, reference: Statistics | Profiles) -> list[Row]:
             f"expected statistics on the grid of the reference, {reference.grid.shape}, got {found.grid.shape}. "
             "Compare with wall profiles where grids differ."
         )
-    rows = _channel_rows(found, reference) if found.layout.mirrored else _periodic_rows(found, reference)
+    rows = _channel_rows(found, reference) if found.layout.mirrored else _whole_rows(found, reference)
     rows += _spectrum_rows(found, reference)
     rows += [_density_row(found, reference, quantity) for quantity in found.quantities]
     rows.append(_correlation_row(found, reference))
@@ -219,12 +219,12 @@ def _channel_rows(found: Statistics, reference: Statistics) -> list[Row]:
     return [*rows, _row("fluctuation energy", found.fluctuation_energy, reference.fluctuation_energy)]
 
 
-def _periodic_rows(found: Statistics, reference: Statistics) -> list[Row]:
-    rows = []
+def _whole_rows(found: Statistics, reference: Statistics) -> list[Row]:
+    rows, w = [], reference.layout.weights
     if found.layout.profile is not None:
-        rows.append(_row("mean velocity", found.velocity[:, 0], reference.velocity[:, 0]))
+        rows.append(_row("mean velocity", found.velocity[:, 0], reference.velocity[:, 0], w))
     for k, name in enumerate(found.layout.velocities):
-        rows.append(_row(f"rms {name}", found.rms[:, k], reference.rms[:, k]))
+        rows.append(_row(f"rms {name}", found.rms[:, k], reference.rms[:, k], w))
     rows.append(_row("energy", found.energy, reference.energy))
     return [*rows, _row("enstrophy", found.enstrophy, reference.enstrophy)]
 

@@ -43,6 +43,11 @@ class Layout:
         return 1 if self.profile is None else len(self.grid.axes[self.profile])
 
     @property
+    def weights(self) -> Float[np.ndarray, " profile"]:
+        """Quadrature weights of the profile's points."""
+        return np.ones(1) if self.profile is None else self.grid.axes[self.profile].weights
+
+    @property
     def velocities(self) -> tuple[str, ...]:
         return tuple(f"velocity_{name}" for name in self.grid.names)
 
@@ -294,9 +299,7 @@ def _along(
 
 def volume_mean(profile: Float[np.ndarray, "profile ..."], layout: Layout) -> Float[np.ndarray, "..."]:
     """Mean over the volume of a quantity averaged over the other axes, by the quadrature of the profile's axis."""
-    if layout.profile is None:
-        return np.asarray(profile[0])
-    return np.average(profile, axis=0, weights=layout.grid.axes[layout.profile].weights)
+    return np.average(profile, axis=0, weights=layout.weights)
 
 
 def level_mean(profile: Float[np.ndarray, "profile ..."], layout: Layout) -> Float[np.ndarray, "level ..."]:

@@ -17,7 +17,7 @@ PROBES = 1024
 
 @dataclass
 class _Past:
-    frames: Float[np.ndarray, "lag level probe component"]
+    frames: Float[np.ndarray, "level component lag probe"]
     count: int
 
 
@@ -40,16 +40,16 @@ class LagProducts:
         now = [u[list(level)].reshape(-1, components)[probes] for level, probes in levels]
         widest = max(map(len, now))
         # Levels with fewer probes (the centre, which has no mirror image) are padded with zeros, which add nothing.
-        frame = np.stack([np.pad(values, ((0, widest - len(values)), (0, 0))) for values in now])
+        frame = np.stack([np.pad(values.T, ((0, 0), (0, widest - len(values)))) for values in now])
         past = self._past.get(trajectory)
         if past is None:
-            past = self._past[trajectory] = _Past(np.zeros((self._lags + 1, *frame.shape)), 0)
+            past = self._past[trajectory] = _Past(np.zeros((*frame.shape[:2], self._lags + 1, widest)), 0)
         slot = past.count % (self._lags + 1)
-        past.frames[slot] = frame
+        past.frames[:, :, slot] = frame
         past.count += 1
         order = (slot - np.arange(self._lags + 1)) % (self._lags + 1)
         used = np.array([len(values) for values in now])
-        products = np.einsum("gpc,lgpc->gcl", frame, past.frames) / used[:, None, None]
+        products = (past.frames @ frame[..., None])[..., 0] / used[:, None, None]
         return {
             "lag_product": products[:, :, order],
             "lag_pairs": (np.arange(self._lags + 1) < past.count).astype(np.float64),

@@ -153,9 +153,7 @@ class Statistics:
     @property
     def half_weights(self) -> Float[np.ndarray, " half"]:
         """Quadrature weights of the half profile; they sum to 1."""
-        if self.layout.profile is None:
-            return np.ones(1)
-        weights = self.grid.axes[self.layout.profile].weights
+        weights = self.layout.weights
         half = (weights + weights[::-1])[: (len(weights) + 1) // 2]
         if len(weights) % 2:
             half[-1] /= 2
@@ -222,7 +220,7 @@ class Statistics:
     def divergence(self) -> Estimate:
         """Rms divergence and rms ∂u/∂x [2], over the volume; between walls without the walls themselves."""
         inside = slice(1, -1) if self.layout.walls else slice(None)
-        weights = np.ones(1) if self.layout.profile is None else self.grid.axes[self.layout.profile].weights
+        weights = self.layout.weights
         return self.blocks.estimate(
             lambda m: np.sqrt(
                 [

@@ -160,13 +160,13 @@ def test_correlation_in_time_at_fixed_points() -> None:
 
 
 def test_correlation_time_of_an_exponential() -> None:
-    grid, steps, memory = box(32, 32), 1500, 0.8
+    grid, steps, memory = box(16, 16), 1500, 0.8
     generator = np.random.default_rng(7)
     statistics = FlowStatistics(grid, XY, nu=None, lags=32)
-    frame = generator.standard_normal((32, 32, 2))
+    frame = generator.standard_normal((16, 16, 2))
     for k in range(steps):
         statistics.add(frame, 0.1 * k)
-        frame = memory * frame + np.sqrt(1 - memory**2) * generator.standard_normal((32, 32, 2))
+        frame = memory * frame + np.sqrt(1 - memory**2) * generator.standard_normal((16, 16, 2))
     found = statistics.finished()
     np.testing.assert_allclose(found.correlation.value[0, :, :8], [memory ** np.arange(8)] * 2, atol=0.01)
     # Trapezoid rule over a geometric series.
