@@ -4,7 +4,7 @@ Fields are handled with the axis of the profile first (between the walls, or one
 none), then the other axes, then the component: the *canonical* order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -305,6 +305,3 @@ def volume_mean(profile: Float[np.ndarray, "profile ..."], layout: Layout) -> Fl
 def level_mean(profile: Float[np.ndarray, "profile ..."], layout: Layout) -> Float[np.ndarray, "level ..."]:
     """Mean of a profile over the points of each level."""
     return np.stack([profile[list(level)].mean(axis=0) for level in layout.levels])
-
-
-Sample = Mapping[str, np.ndarray]
