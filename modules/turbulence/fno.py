@@ -38,14 +38,11 @@ class FNOConfig:
     axis for periodic."""
 
     def __post_init__(self) -> None:
-        small = [
-            name for name in ("components", "axes", "history", "modes", "width", "layers") if getattr(self, name) < 1
-        ]
-        if small or self.padding < 0:
-            raise ConfigError(
-                f"FNO: expected {', '.join(small) or 'padding'} of at least {1 if small else 0}, "
-                f"got {[getattr(self, name) for name in small] or self.padding}."
-            )
+        for name in ("components", "axes", "history", "modes", "width", "layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"FNO: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.padding < 0:
+            raise ConfigError(f"FNO: padding is a share of the points between walls, got {self.padding}.")
 
     def build(self) -> "FNO":
         """The network, untrained.

@@ -16,6 +16,7 @@ from data.grid import Grid, fourier
 from modules.layers.optimization import OptimizerConfig
 from modules.layers.random import mix, randn_per_sample
 from modules.turbulence.fno import FNOConfig
+from modules.turbulence.ifactformer import IFactFormerConfig
 from modules.turbulence.losses import LossConfig
 from modules.turbulence.metrics import relative_l2, vrmse
 from modules.turbulence.scales import measured
@@ -98,6 +99,33 @@ def test_a_longer_horizon_sends_gradients_through_all_steps() -> None:
         cut.append(module.model(torch.stack(cut[-2:], dim=1).detach(), GRID))
         alone = alone + relative_l2(cut[-1], batch.future[:, step]).mean() / 3
     assert not equal(found, gradients(module, alone))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_operator_passes_gradients_through_several_steps(recompute: bool) -> None:
+    """Against central differences along a random direction of all weights, in float64."""
+    network = IFactFormerConfig(dim=12, heads=2, dim_head=4, iterations=2, recompute=recompute)
+    stepper = StepperConfig(components=1, axes=2, history=HISTORY, increment=True, network=network)
+    module = TurbulenceTrainingConfig(stepper=stepper, horizon=3).build().double()
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    batch = windows(GRID, size=2, history=HISTORY, frames=3).double()
+    weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    draw = torch.Generator().manual_seed(1)
+    direction = [torch.randn(weight.shape, generator=draw, dtype=torch.float64) for weight in weights]
+    slopes = torch.autograd.grad(module.training_step(batch, 0), weights)
+    found = sum((slope * d).sum() for slope, d in zip(slopes, direction, strict=True))
+
+    def moved(size: float) -> Tensor:
+        with torch.no_grad():
+            for weight, d in zip(weights, direction, strict=True):
+                weight += size * d
+            loss = module.training_step(batch, 0)
+            for weight, d in zip(weights, direction, strict=True):
+                weight -= size * d
+        return loss
+
+    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_pushed_steps_get_no_gradients() -> None:
