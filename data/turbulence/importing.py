@@ -13,7 +13,7 @@ from data.errors import PenstockError, SchemaError
 from data.grid import Axis, Grid, fourier, stretched
 from data.turbulence.jhtdb import cutout_source, is_cutout
 from data.turbulence.source import FieldSource, ImportConfig, well_source
-from data.turbulence.well import WellFile, WellWriter
+from data.turbulence.well import WellFile, WellWriter, check_finite
 from data.turbulence.well_folder import ENDINGS, SPLITS, STATS, WellFolder, check_like, files_of
 
 NETCDF, ARRAY = ".nc", ".npy"
@@ -74,7 +74,9 @@ def import_fields(source: Path, folder: Path, config: ImportConfig, show: Show |
                 statistics=found.statistics,
             ) as writer:
                 for k in range(first, end):
-                    writer.append(0, float(found.times[trajectory][k]), found.read(trajectory, k))
+                    frame = found.read(trajectory, k)
+                    check_finite(source, found.components, trajectory, k, frame)
+                    writer.append(0, float(found.times[trajectory][k]), frame)
                     done += 1
                     show(done, total)
             imported.fingerprints[split].append(WellFile(path).fingerprint)

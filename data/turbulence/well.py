@@ -1,7 +1,9 @@
 """One HDF5 file in The Well's layout: read window by window, written frame by frame so that a kill loses nothing."""
 
+import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,8 @@ UNFINISHED = ".unfinished"
 HEADER, ENDING = "header.json", ".frames"
 STATISTICS = "dns_statistics"
 """Group for arrays that came with the frames, such as statistics of the unfiltered fields."""
+RESERVE = 1024 * 1024
+"""Bytes that a file takes beyond its frames, at most."""
 LARGEST_STATISTIC = 64 * 1024 * 1024
 """Bytes; larger arrays of that group are not read."""
 EQUAL = 1e-3
@@ -169,12 +173,7 @@ class WellFile:
         for trajectory, length in enumerate(self.lengths):
             for k in range(length):
                 frame = self.read(trajectory, slice(k, k + 1))[0]
-                if not np.isfinite(frame).all():
-                    bad = self.components[int(np.argwhere(~np.isfinite(frame))[0, -1])]
-                    raise SchemaError(
-                        f"{self.path}: expected finite numbers, but {bad} in frame {k} of trajectory {trajectory} "
-                        "holds NaN or infinity. Leave such frames out."
-                    )
+                check_finite(self.path, self.components, trajectory, k, frame)
                 digest.add(trajectory, float(self.times[trajectory, k]), frame)
                 done += 1
                 if show is not None:
@@ -182,6 +181,18 @@ class WellFile:
         if isinstance(self._stored, str) and self._stored != digest.hexdigest():
             raise SchemaError(f"{self.path}: the values are not those that were written: get the file anew.")
         return digest.hexdigest()
+
+
+def check_finite(
+    path: Path, components: Sequence[str], trajectory: int, position: int, frame: Float[np.ndarray, "*grid component"]
+) -> None:
+    """Refuse (SchemaError) a frame of a file with NaN or infinity."""
+    if not np.isfinite(frame).all():
+        bad = components[int(np.argwhere(~np.isfinite(frame))[0, -1])]
+        raise SchemaError(
+            f"{path}: expected finite numbers, but {bad} in frame {position} of trajectory {trajectory} holds NaN or "
+            "infinity. Leave such frames out."
+        )
 
 
 class WellWriter:
@@ -345,10 +356,15 @@ class WellWriter:
 
         Raises:
             PenstockError: a trajectory has no frame.
+            DiskFullError: no room for the file beside what it grew in, which is kept.
         """
         empty = [k for k in range(self.trajectories) if not self.frames(k)]
         if empty:
             raise PenstockError(f"{self.path}: expected at least one frame in each trajectory; none in {empty[:5]}.")
+        # Asked before: HDF5 cannot be left cleanly once a write has failed.
+        needed = sum(len(log) for log in self._logs) * 4 * math.prod(self._shape) + RESERVE
+        if shutil.disk_usage(self.path.parent).free < needed:
+            raise disk_full(self.path, OSError(errno.ENOSPC, f"{needed} bytes are needed"))
         with written_file(self.path) as temporary, h5py.File(temporary, "w-", libver=("v110", "v110")) as file:
             write_content(file, self._header, self._logs)
             if self.statistics:

@@ -48,6 +48,32 @@ class TestSplits:
         config = SplitConfig(validation=0.3, test=0.3)
         assert [split_of(f"item-{i}", config)[:2] for i in range(8)] == ["tr", "te", "tr", "te", "te", "va", "tr", "te"]
 
+    def test_given_ones_are_taken_as_they_are(self) -> None:
+        given = {"train": [5, 1, 2], "validation": [0], "test": []}
+        module = ItemDataModule(Points(8), None, 2, seed=0, splits=given)
+        assert module.splits == given
+        assert {i for ids, _, _ in drawn(module) for i in ids} <= {module.dataset.ids[k] for k in (5, 1, 2)}
+        assert module.test_dataloader() == []
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"train": [0, 1], "validation": [1], "test": []},
+            {"train": [0, 0], "validation": [], "test": []},
+            {"train": [8], "validation": [], "test": []},
+            {"train": [], "validation": [1], "test": [2]},
+            {"train": [0, 1]},
+        ],
+    )
+    def test_given_ones_are_checked(self, wrong: dict[str, list[int]]) -> None:
+        with pytest.raises(ConfigError, match="splits: expected"):
+            ItemDataModule(Points(8), None, 2, seed=0, splits=wrong)
+
+    def test_are_said_once(self) -> None:
+        for split, splits in ((None, None), (SplitConfig(), {"train": [0], "validation": [], "test": []})):
+            with pytest.raises(ConfigError, match="once"):
+                ItemDataModule(Points(8), split, 2, seed=0, splits=splits)
+
     def test_changes_with_the_salt(self) -> None:
         assert split_items(IDS, SplitConfig(salt="a")) != split_items(IDS, SplitConfig(salt="b"))
 
