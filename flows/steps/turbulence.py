@@ -1,1 +1,52 @@
-"""The steps of the turbulence domain."""
+"""The steps of the turbulence domain: simulation → networks → rollouts, beside the solver's → statistics → files.
+
+Lightning is imported by the trainings only: it would cost every other step seconds.
+"""
+
+from functools import partial
+
+from configs.turbulence import NETWORKS, TurbulenceConfig
+from flows.domain import TRAIN, Domain
+from flows.steps.turbulence_evaluation import evaluate
+from flows.steps.turbulence_export import export
+from flows.steps.turbulence_import import import_ifactformer
+from flows.steps.turbulence_prepare import prepare_fields
+from flows.steps.turbulence_report import report
+from flows.steps.turbulence_rollout import sample
+from flows.steps.turbulence_solvers import solve
+from flows.steps.turbulence_train import train_network
+from modules.turbulence.stepper import StepperConfig
+
+TRAININGS = tuple(TRAIN + name for name in NETWORKS)
+
+
+def left_out(config: TurbulenceConfig) -> list[str]:
+    """The networks that are not asked for, and the solvers where none is."""
+    unasked = [TRAIN + name for name in NETWORKS if name not in config.networks]
+    return unasked if config.solvers.models else [*unasked, "solve"]
+
+
+DOMAIN = Domain(
+    name="turbulence",
+    config=TurbulenceConfig,
+    steps={
+        "prepare": prepare_fields,
+        **{TRAIN + name: partial(train_network, name=name) for name in NETWORKS},
+        "sample": sample,
+        "solve": solve,
+        "evaluate": evaluate,
+        "export": export,
+        "report": report,
+    },
+    models=dict.fromkeys(NETWORKS, StepperConfig),
+    needs={
+        **dict.fromkeys(TRAININGS, ("prepare",)),
+        "sample": TRAININGS,
+        "solve": ("prepare",),
+        "evaluate": ("sample", "solve"),
+        "export": ("evaluate",),
+        "report": ("evaluate", "export"),
+    },
+    importers={"ifactformer": import_ifactformer},
+    left_out=left_out,
+)
