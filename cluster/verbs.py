@@ -185,7 +185,8 @@ def do_train(arguments: argparse.Namespace) -> None:
     run.configure(arguments.overrides if arguments.run else {})
     with nullcontext() if arguments.run else _withdrawn_on_a_mistake(run):
         for part in chosen:
-            _do_steps(run, TRAIN + part)
+            if stage or TRAIN + part not in run.left_out():
+                _do_steps(run, TRAIN + part)
 
 
 def do_sample(arguments: argparse.Namespace) -> None:

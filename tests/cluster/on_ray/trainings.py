@@ -21,6 +21,7 @@ class Training:
         variables = {"PENSTOCK_RUNS": str(runs), "WANDB_MODE": "off", "PENSTOCK_PROGRESS_SECONDS": "0.2"}
         variables |= {"PYTHONPATH": str(TOY), "OMP_NUM_THREADS": "1"} | environment
         self.begun = self.log.stat().st_size if self.log.exists() else 0
+        self.others = _training_processes()  # of a node that died a worker may live on
         with self.log.open("a") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cluster.cli", *words],
@@ -57,8 +58,8 @@ class Training:
             raise AssertionError(self.text()) from None
 
     def workers(self) -> list[int]:
-        """The processes that train now, from what the run's lock and its events do not tell: the process table."""
-        return [pid for pid in sorted(descendants(os.getpid())) if b"RayTrainWorker" in command(pid)]
+        """Its processes that train now, from the process table, in the order of their numbers."""
+        return sorted(_training_processes() - self.others)
 
     def events(self) -> list[dict[str, Any]]:
         file = self.run / "events.json"
@@ -66,6 +67,10 @@ class Training:
 
     def weights(self) -> bytes:
         return (self.run / "models" / "flow" / "model.safetensors").read_bytes()
+
+
+def _training_processes() -> set[int]:
+    return {pid for pid in descendants(os.getpid()) if b"RayTrainWorker" in command(pid)}
 
 
 def command(pid: int) -> bytes:
