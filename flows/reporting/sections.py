@@ -112,6 +112,8 @@ class Figures:
     title: str
     figures: Sequence[Figure]
     note: str = ""
+    width: int = 320
+    """Least pixels across of a picture: as many stand beside each other as the page has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.reporting.drawing import BOTTOM, COLOURS, LEFT, NAME_HEIGHT, TOP, Plot, ticks
 
-WIDTH, HEIGHT, ROOM = 600, 330, 150
+WIDTH, HEIGHT, ROOM = 620, 330, 170
 """Pixels; ROOM is for the names at the ends of lines."""
 PALETTE = (*COLOURS, "#c04f8f", "#4668c5", "#6f8a96")
 PLAIN = (
@@ -91,7 +91,7 @@ def chart(lines: Sequence[Line], *, across: Scale, up: Scale, level: tuple[float
     plot = _plot(across.ends(xs, 0.0), up.ends(ys, 0.05))
     _axes(plot, across, up)
     if level is not None:
-        plot.level(float(up.place([level[0]])[0]), level[1])
+        _level(plot, float(up.place([level[0]])[0]), level[1])
     # What the models are held against lies under them.
     for line in sorted(lines, key=lambda one: bool(one.colour)):
         _draw(plot, line, across, up)
@@ -118,7 +118,7 @@ def points_chart(marks: Sequence[Mark], *, across: Scale, up: Scale, level: tupl
     plot = _plot(across.ends(across.place([mark.x for mark in there]), 0.08), up.ends(up.place(ys), 0.08))
     _axes(plot, across, up)
     if level is not None:
-        plot.level(float(up.place([level[0]])[0]), level[1])
+        _level(plot, float(up.place([level[0]])[0]), level[1])
     for mark in there:
         at_x, at_y = float(across.place([mark.x])[0]), float(up.place([mark.y])[0])
         x, y = plot.at(at_x, at_y)
@@ -135,7 +135,9 @@ def points_chart(marks: Sequence[Mark], *, across: Scale, up: Scale, level: tupl
 
 def _plot(x: tuple[float, float], y: tuple[float, float]) -> Plot:
     plot = Plot(x, y, WIDTH, HEIGHT, ROOM)
-    plot.parts.append(PLAIN)
+    left, right, bottom = LEFT - 2, WIDTH - ROOM + 2, HEIGHT - BOTTOM + 2
+    window = f'<rect x="{left}" y="{TOP - 2}" width="{right - left}" height="{bottom - TOP + 2}"/>'
+    plot.parts += [PLAIN, f'<clipPath id="w">{window}</clipPath>']
     return plot
 
 
@@ -143,6 +145,7 @@ def _axes(plot: Plot, across: Scale, up: Scale) -> None:
     right, bottom = plot.width - plot.right, plot.height - BOTTOM
     for value, text in up.marks(*plot.y):
         _, y = plot.at(plot.x[0], value)
+        text = text if y > TOP + 10 else ""  # the axis' name is there
         plot.parts.append(f'<line class="g" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         plot.parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for value, text in across.marks(*plot.x):
@@ -154,8 +157,16 @@ def _axes(plot: Plot, across: Scale, up: Scale) -> None:
     plot.parts.append(f'<text x="{LEFT - 48}" y="{TOP - 3}">{escape(up.words)}</text>')
 
 
+def _level(plot: Plot, y: float, name: str) -> None:
+    """A dashed line across; its name stands among the others, so that none covers another."""
+    plot.level(y, "")
+    plot.names.append((plot.at(plot.x[0], y)[1], plot.width - plot.right, name, ""))
+
+
 def _draw(plot: Plot, line: Line, across: Scale, up: Scale) -> None:
-    x, y = across.place(line.x), np.clip(up.place(line.y), *_beyond(plot.y))
+    span = plot.y[1] - plot.y[0]
+    x, y = across.place(line.x), np.clip(up.place(line.y), plot.y[0] - 50 * span, plot.y[1] + 50 * span)
+    x = np.where((x >= plot.x[0] - 1e-9) & (x <= plot.x[1] + 1e-9), x, np.nan)
     if line.half_width is not None:
         width = np.asarray(line.half_width, np.float64)
         low = up.place(np.asarray(line.y) - width)
@@ -167,16 +178,20 @@ def _draw(plot: Plot, line: Line, across: Scale, up: Scale) -> None:
     ends = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if not ends:
         return
+    inside = [end for end in ends if plot.y[0] <= end[1] <= plot.y[1]]
     if line.dots:
-        spots = [plot.at(*end) for end in ends]
+        spots = [plot.at(*end) for end in inside]
         plot.parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" {fill}/>' for a, b in spots]
     for piece in np.ma.clump_unmasked(np.ma.masked_invalid(x + y)) if not line.dots else ():
         path = " ".join("{:.1f},{:.1f}".format(*plot.at(a, b)) for a, b in zip(x[piece], y[piece], strict=True))
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
-        plot.parts.append(f'<polyline {stroke}{dash} points="{path}"/>')
+        plot.parts.append(f'<polyline {stroke}{dash} clip-path="url(#w)" points="{path}"/>')
     if line.name:
-        a, b = plot.at(*ends[-1])
-        plot.names.append((b, a, line.name, line.colour))
+        # A line that leaves the chart has its name where it was seen last.
+        a, b = plot.at(*(inside or ends)[-1])
+        # Near the right side names stand in one column, beside the chart.
+        right = plot.width - plot.right
+        plot.names.append((b, right if a > LEFT + 0.75 * (right - LEFT) else a, line.name, line.colour))
 
 
 def _inks(colour: str) -> tuple[str, str]:
@@ -186,18 +201,13 @@ def _inks(colour: str) -> tuple[str, str]:
     return 'class="r"', 'class="rf"'
 
 
-def _beyond(ends: tuple[float, float]) -> tuple[float, float]:
-    """Lines that leave the chart are cut a little outside of it."""
-    return ends[0] - 0.02 * (ends[1] - ends[0]), ends[1] + 0.02 * (ends[1] - ends[0])
-
-
 def _spread_names(plot: Plot) -> None:
     """Move names up where those below would push them out of the chart, which writes them from the top down."""
     highest = plot.height - BOTTOM + 4.0
     moved = []
     for y, x, name, colour in sorted(plot.names, reverse=True):
-        highest = min(y, highest)
-        moved.append((highest, x, name, colour))
+        highest = min(max(y, TOP + 8.0), highest)
+        moved.append((max(highest, TOP + 8.0), x, name, colour))
         highest -= NAME_HEIGHT
     plot.names = moved
 

@@ -1,6 +1,5 @@
 """Charts of the statistics of rollouts beside those of the simulation."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from data.turbulence.profiles import Profiles, wall_profiles
 from data.turbulence.statistics import Statistics
 from flows.report import Figure
 from flows.steps.turbulence_charts import Line, Scale, chart
-from flows.steps.turbulence_verdict import REFERENCE, words
+from flows.steps.turbulence_verdict import REFERENCE, short
 
 KARMAN, INTERCEPT = 0.41, 5.2
 """Of the logarithmic law U+ = ln(y+) / KARMAN + INTERCEPT."""
@@ -19,6 +18,15 @@ LONGEST = 400
 """Points of a drawn line."""
 FAINTEST = 1e-5
 """Densities below this share of the greatest are not drawn."""
+LEAST_ENERGY = 1e-9
+"""The same of spectra."""
+FAR = 8.0
+"""Series are drawn up to so many half-widths of the simulation's band."""
+
+POINTS = 40
+"""Of a published table that are drawn."""
+QUIET = "#8b959b"
+"""Colour of laws and published tables."""
 
 Colours = Mapping[str, str]
 """Of every model, the same in all charts; '' for the simulation."""
@@ -39,30 +47,26 @@ def _over_time(
     label: str,
     values: Callable[[Statistics], np.ndarray],
 ) -> Figure:
-    lines, ends = [], (math.nan, math.nan)
-    last = max((float(s.series.time.max()) for s in found.values()), default=1.0)
-    if REFERENCE in found:
-        low, high = np.quantile(values(found[REFERENCE]), [0.025, 0.975])
-        middle, half = (low + high) / 2, (high - low) / 2
-        lines.append(Line(name="", x=[0.0, last], y=[math.nan] * 2))
-        lines.append(Line(name="DNS", x=[0.0, last], y=[middle] * 2, half_width=[half] * 2))
-        # A run that blows up is not to press all others into one line.
-        reach = 6 * half or 0.5 * abs(middle) or 1.0
-        ends = (max(middle - reach, 0.0), middle + reach)
+    lines = []
     for model, statistics in found.items():
         if model == REFERENCE:
             continue
         first = statistics.series.trajectory == statistics.series.trajectory[0]
         time, value = statistics.series.time[first], values(statistics)[first]
         every = -(-len(time) // LONGEST)
-        lines.append(Line(name=words(model), x=time[::every], y=value[::every], colour=colours[model]))
-    shown = np.concatenate([np.asarray(line.y, float) for line in lines] or [np.zeros(1)])
-    shown = shown[np.isfinite(shown)]
-    given = [None if math.isnan(end) else end for end in ends]
-    inside = shown.size and given[0] is not None and given[1] is not None
-    if inside and given[0] <= shown.min() and shown.max() <= given[1]:
-        given = [None, None]
-    up = Scale(words=label, least=given[0], most=given[1])
+        lines.append(Line(name=short(model), x=time[::every], y=value[::every], colour=colours[model]))
+    up = Scale(words=label)
+    if REFERENCE in found and lines:
+        low, high = np.quantile(values(found[REFERENCE]), [0.025, 0.975])
+        middle, half = (low + high) / 2, (high - low) / 2
+        last = max(float(np.max(line.x)) for line in lines)
+        # A run that blows up is not to press all others into one line.
+        reach = max(FAR * half, abs(middle) / 4)
+        shown = np.concatenate([[middle - 1.5 * half, middle + 1.5 * half], *(np.asarray(line.y) for line in lines)])
+        shown = shown[np.abs(shown - middle) <= reach]
+        margin = 0.05 * float(np.ptp(shown))
+        up = Scale(words=label, least=float(shown.min()) - margin, most=float(shown.max()) + margin)
+        lines.append(Line(name=short(REFERENCE), x=[0.0, last], y=[middle] * 2, half_width=[half] * 2))
     return Figure(image=chart(lines, across=Scale(words="time"), up=up), caption=f"{name.capitalize()} over time",
                   alt=f"{name} of every rollout over time")  # fmt: skip
 
@@ -73,12 +77,16 @@ def spectrum_figures(found: Mapping[str, Statistics], colours: Colours) -> list[
     if some is None:
         return []
     if "shell_spectrum" in some.blocks.means:
-        spectra = {name: (s.shells, s.shell_spectrum) for name, s in found.items()}
+        # Beyond the last wavenumber of an axis shells are no longer whole.
+        whole = min(2 * np.pi / axis.length * ((len(axis) - 1) // 2) for axis in some.grid.axes)
+        inside = some.shells <= whole * (1 + 1e-9)
+        spectra = {name: (s.shells[inside], s.shell_spectrum[inside]) for name, s in found.items()}
         return [_spectrum_figure(spectra, colours, "Kinetic energy by wavenumber", "k")]
     figures = []
     for level in sorted({min(1, len(some.heights) - 1), len(some.heights) - 1}):
         for axis in (some.grid.names[k] for k in some.layout.averaged):
-            spectra = {name: (s.wavenumbers(axis), s.spectrum(axis)[level, 0]) for name, s in found.items()}
+            kept = slice((len(some.grid.axes[some.grid.names.index(axis)]) + 1) // 2)  # the last mode is half a mode
+            spectra = {name: (s.wavenumbers(axis)[kept], s.spectrum(axis)[level, 0, kept]) for name, s in found.items()}
             caption = f"{some.layout.velocities[0]} by wavenumber along {axis}, {_height(some, level)}"
             figures.append(_spectrum_figure(spectra, colours, caption, f"wavenumber along {axis}"))
     return figures
@@ -89,17 +97,16 @@ def _spectrum_figure(
 ) -> Figure:
     lines = [
         Line(
-            name=words(name), x=k[1:], y=energy.value[1:], colour=colours[name],
+            name=short(name), x=k[1:], y=energy.value[1:], colour=colours[name],
             half_width=energy.plus_minus[1:] if name == REFERENCE else None,
         )
         for name, (k, energy) in spectra.items()
     ]  # fmt: skip
-    reference = spectra.get(REFERENCE)
     least = None
-    if reference is not None:
-        positive = reference[1].value[1:][reference[1].value[1:] > 0]
-        # What a spectrum holds far below the reference's least is rounding.
-        least = float(positive.min()) / 10 if positive.size else None
+    if REFERENCE in spectra:
+        energy = spectra[REFERENCE][1].value[1:]
+        there = energy[energy > LEAST_ENERGY * energy.max(initial=0.0)]
+        least = float(there.min()) / 10 if there.size else None
     drawn = chart(lines, across=Scale(words=across, log=True), up=Scale(words="energy", log=True, least=least))
     return Figure(image=drawn, caption=caption, alt="spectra of every rollout")
 
@@ -110,36 +117,39 @@ def profile_figures(found: Mapping[str, Statistics], colours: Colours, published
     for name, statistics in found.items():
         if not statistics.layout.mirrored or statistics.nu is None:
             continue
-        made = wall_profiles(statistics, words(name))
+        made = wall_profiles(statistics, short(name))
         if np.isfinite(made.velocity.value).all() and made.re_tau > 0:
             profiles[name] = made
     if not profiles:
         return []
-    across = Scale(words="distance from the wall in wall units", log=True)
-    most = max(profile.re_tau for profile in profiles.values())
+    centre = (profiles[REFERENCE] if REFERENCE in profiles else next(iter(profiles.values()))).re_tau
+    across = Scale(words="distance from the wall in wall units", log=True, least=1, most=1.05 * centre)
     laws = [
-        Line(name="U⁺ = y⁺", x=(near := np.linspace(1, 12, 30)), y=near, colour="#8b959b", dashed=True),
+        Line(name="", x=(near := np.linspace(1, 12, 30)), y=near, colour=QUIET, dashed=True),
         Line(
-            name="log law", x=(far := np.geomspace(20, max(most, 40), 30)), y=np.log(far) / KARMAN + INTERCEPT,
-            colour="#8b959b", dashed=True,
+            name="", x=(far := np.geomspace(20, max(centre, 40), 30)), y=np.log(far) / KARMAN + INTERCEPT,
+            colour=QUIET, dashed=True,
         ),
     ]  # fmt: skip
-    velocity = _profile_lines(profiles, colours, published, lambda p: p.velocity)
     figures = [
-        Figure(
-            image=chart([*laws, *velocity], across=across, up=Scale(words="U⁺", least=0)),
-            caption="Mean velocity in wall units",
-            alt="mean velocity profiles",
+        _profile_figure(
+            [*laws, *_profile_lines(profiles, colours, published, lambda p: p.velocity)], across, "U⁺",
+            "Mean velocity; dashed: y⁺ and the logarithmic law",
         )
-    ]
+    ]  # fmt: skip
     for k, name in enumerate(("streamwise", "wall-normal", "spanwise")[: _components(profiles)]):
         lines = _profile_lines(profiles, colours, published, lambda p, k=k: p.rms[:, k])  # type: ignore[misc]
-        drawn = chart(lines, across=across, up=Scale(words=f"rms of the {name} fluctuation, wall units", least=0))
-        figures.append(Figure(image=drawn, caption=f"Fluctuation, {name}", alt=f"{name} fluctuations"))
+        figures.append(_profile_figure(lines, across, "rms, wall units", f"Fluctuation of the {name} velocity"))
     shear = _profile_lines(profiles, colours, published, lambda p: p.shear)
-    linear = Scale(words="distance from the wall in wall units")
-    drawn = chart(shear, across=linear, up=Scale(words="\N{MINUS SIGN}⟨uv⟩, wall units"))
-    return [*figures, Figure(image=drawn, caption="Reynolds shear stress", alt="shear stress profiles")]
+    linear = Scale(words="distance from the wall in wall units", least=0, most=1.05 * centre)
+    return [*figures, _profile_figure(shear, linear, "\N{MINUS SIGN}⟨uv⟩, wall units", "Reynolds shear stress")]
+
+
+def _profile_figure(lines: Sequence[Line], across: Scale, label: str, caption: str) -> Figure:
+    """Up to a little more than what the models are held against: one that has blown up is cut."""
+    held = [np.nanmax(line.y) for line in lines if line.colour in ("", QUIET) and len(line.y)]
+    up = Scale(words=label, least=0, most=1.5 * float(max(held)) if held else None)
+    return Figure(image=chart(lines, across=across, up=up), caption=caption, alt=caption)
 
 
 def _components(profiles: Mapping[str, Profiles]) -> int:
@@ -156,14 +166,22 @@ def _profile_lines(
     for table in published:
         values = quantity(table)
         if values is not None:
+            # Tables of a hundred rows would be a thick line.
+            wanted = np.geomspace(1, table.y_plus[-1], POINTS)
+            rows = sorted({int(np.argmin(np.abs(table.y_plus - y))) for y in wanted} - {0})
             name = f"{table.name}{' (filtered)' if table.filtered else ''}"
-            lines.append(Line(name=name, x=table.y_plus[1:], y=values.value[1:], colour="#8b959b", dots=True))
+            lines.append(
+                Line(
+                    name=name, x=table.y_plus[rows], y=values.value[rows], colour=QUIET,
+                    dots=table.filtered, dashed=not table.filtered,
+                )
+            )  # fmt: skip
     for name, profile in profiles.items():
         values = quantity(profile)
         if values is not None:
             lines.append(
                 Line(
-                    name=words(name), x=profile.y_plus[1:], y=values.value[1:], colour=colours[name],
+                    name=short(name), x=profile.y_plus[1:], y=values.value[1:], colour=colours[name],
                     half_width=values.plus_minus[1:],
                 )
             )  # fmt: skip
@@ -185,7 +203,7 @@ def density_figures(found: Mapping[str, Statistics], colours: Colours) -> list[F
             there = density.value > FAINTEST * np.nanmax(density.value, initial=0.0)
             lines.append(
                 Line(
-                    name=words(name), x=middles[there], y=density.value[there], colour=colours[name],
+                    name=short(name), x=middles[there], y=density.value[there], colour=colours[name],
                     half_width=density.plus_minus[there] if name == REFERENCE else None,
                 )
             )  # fmt: skip

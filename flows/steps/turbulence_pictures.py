@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from html import escape
 
 import numpy as np
@@ -24,6 +24,7 @@ NEAR_WALL = 15.0
 """Height in wall units at which streaks are shown."""
 GAP, NAME, HEAD, FOOT = 10, 118, 26, 34
 """Pixels between pictures, for names beside them, above them, and for the scale of colours below."""
+MARGIN = 12
 SECONDS = 0.12
 """For how long a frame of the film stands."""
 FILM_BYTES = 1_400_000
@@ -46,6 +47,14 @@ class View:
     @property
     def axes(self) -> tuple[Axis, Axis]:
         return self.grid.axes[self.across], self.grid.axes[self.up]
+
+    @cached_property
+    def resampling(self) -> tuple[Float[np.ndarray, "row up"], Float[np.ndarray, "column across"]]:
+        """Matrices from the points of the plane to square pixels, the uppermost row first."""
+        right, up = self.axes
+        scale = LONGEST / max(right.length, up.length)
+        columns, rows = (max(round(scale * axis.length), 2) for axis in (right, up))
+        return np.ascontiguousarray(_resampling(up, rows)[::-1]), _resampling(right, columns)
 
     def plane(self, frame: Float[np.ndarray, "*grid component"]) -> Float[np.ndarray, "across up"]:
         """The quantity in the plane, from one frame."""
@@ -92,12 +101,10 @@ def view_of(grid: Grid, components: Sequence[str], wall_unit: float | None) -> V
 
 def raster(view: View, plane: Float[np.ndarray, "across up"]) -> Float[np.ndarray, "row column"]:
     """The plane on square pixels, the first axis to the right and the second upwards; NaN where it is not finite."""
-    right, up = view.axes
-    scale = LONGEST / max(right.length, up.length)
-    columns, rows = (max(round(scale * axis.length), 2) for axis in (right, up))
+    rows, columns = view.resampling
     if not np.isfinite(plane).all():
-        return np.full((rows, columns), np.nan)
-    return (_resampling(up, rows)[::-1] @ plane.T) @ _resampling(right, columns).T
+        return np.full((len(rows), len(columns)), np.nan)
+    return rows @ plane.T @ columns.T
 
 
 def _resampling(axis: Axis, count: int) -> Float[np.ndarray, "pixel point"]:
@@ -287,5 +294,6 @@ def _empty(x: float, y: float, width: float, height: float) -> str:
 
 
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}">'
+    box = f"{-MARGIN} {-MARGIN} {width + 2 * MARGIN:.0f} {height + MARGIN:.0f}"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">'
     return head + STYLE + "".join(parts) + "</svg>"

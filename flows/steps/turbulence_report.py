@@ -10,7 +10,7 @@ import numpy as np
 
 from data.errors import PenstockError
 from data.turbulence.profiles import Profiles
-from data.turbulence.reference import read_dns_statistics, read_filtered, read_hoyas_jimenez, read_moser
+from data.turbulence.reference import read_dns_statistics, read_filtered, read_moser
 from data.turbulence.statistics import Statistics
 from flows.report import Figure, Figures, Headline, Section, Table, Text, Value, report_of_run, write_report
 from flows.run import Run
@@ -32,7 +32,9 @@ from flows.steps.turbulence_verdict import (
     ended,
     error_at,
     of_kind,
+    percent,
     shared_quantities,
+    short,
     statistics_errors,
     typical_error,
     verdict,
@@ -41,6 +43,8 @@ from flows.steps.turbulence_verdict import (
 
 STILL = "#8b959b"
 """Colour of what does nothing."""
+CHART = 480
+"""Least pixels across of a chart, so that two stand beside each other."""
 METRICS = {
     "relative_l2": ("Relative L2 error", "relative L2 error"),
     "vrmse": ("VRMSE: error in units of each component's fluctuation; the mean flow scores 1", "VRMSE"),
@@ -50,6 +54,7 @@ MOST_ERROR = 2.0
 """Errors are drawn up to here: two fields that have nothing to do with each other are about 1.4 apart."""
 CLOSE_RE = 0.15
 """Published profiles are shown where their friction Reynolds number is within this share of the flow's."""
+SPACE = "\N{NO-BREAK SPACE}"
 COST = (
     "CPU seconds per unit of time of the flow, all on the same device, against the typical error of the long-time "
     "statistics (geometric mean of the figures below that all models have). Down and to the left is better. The coarse "
@@ -62,8 +67,8 @@ ERRORS = (
     "it were a model, shows what chance alone gives."
 )
 PROFILES = (
-    "Each in wall units of its own friction velocity, with 95 % bands from blocks. Points are published tables; those "
-    "of unfiltered simulations lie above filtered fields by what the filter took. Only rows marked as filtered compare."
+    "Each in wall units of its own friction velocity, with 95 % bands from blocks. Grey: published tables beside "
+    "the data. Unfiltered simulations (dashed) lie above filtered fields by what the filter took."
 )
 
 
@@ -134,7 +139,7 @@ def _headlines(results: Mapping[str, Any]) -> list[Headline]:
     bounded = "all of them" if not ended(results, best) else "ended early"
     found.append(Headline(label="bounded for", value=int(model["steps"]), unit="steps", note=bounded))
     others = {name: error_at(results["models"].get(name, {}), step) for name in (PERSISTENCE, COARSE)}
-    note = ", ".join(f"{words(name)} {error:.3g}" for name, error in others.items() if math.isfinite(error))
+    note = ", ".join(f"{short(name)} {error:.3g}" for name, error in others.items() if math.isfinite(error))
     error = error_at(model, step)
     if math.isfinite(error):
         found.append(Headline(label=f"error after {step} steps", value=f"{error:.3g}", note=note))
@@ -142,8 +147,8 @@ def _headlines(results: Mapping[str, Any]) -> list[Headline]:
     typical = typical_error(model, quantities)
     if math.isfinite(typical):
         coarse = typical_error(results["models"].get(COARSE, {}), quantities)
-        note = f"{words(COARSE)} {coarse:.1%}" if math.isfinite(coarse) else ""
-        found.append(Headline(label="error of the statistics", value=f"{typical:.1%}", note=note))
+        note = f"{short(COARSE)} {percent(coarse)}" if math.isfinite(coarse) else ""
+        found.append(Headline(label="error of the statistics", value=percent(typical), note=note))
     return found
 
 
@@ -161,7 +166,7 @@ def _best_network(results: Mapping[str, Any]) -> str | None:
 def _pictures(rollouts: Rollouts, results: Mapping[str, Any], found: Mapping[str, Statistics]) -> list[Section]:
     """Snapshots and the film; without rollouts, or without a picture worth showing, neither."""
     unit = _wall_unit(found.get(REFERENCE))
-    figures = picture_figures(rollouts, unit, results["spacing"], words)
+    figures = picture_figures(rollouts, unit, results["spacing"], short)
     if not figures:
         return []
     note = (
@@ -188,7 +193,7 @@ def _steps(results: Mapping[str, Any], colours: Colours) -> list[Section]:
             values = [math.nan if value is None else float(value) for value in curve]
             if values:
                 steps = np.arange(1, len(values) + 1)
-                lines.append(Line(name=words(name), x=steps, y=values, colour=colour, dashed=name == PERSISTENCE))
+                lines.append(Line(name=short(name), x=steps, y=values, colour=colour, dashed=name == PERSISTENCE))
         if not lines:
             continue
         # A model that blows up is not to press the others into one line.
@@ -204,7 +209,7 @@ def _steps(results: Mapping[str, Any], colours: Colours) -> list[Section]:
 
 
 def _charts(title: str, figures: Sequence[Figure], note: str) -> list[Section]:
-    return [Figures(title=title, figures=figures, note=note)] if figures else []
+    return [Figures(title=title, figures=figures, note=note, width=CHART)] if figures else []
 
 
 def _models(results: Mapping[str, Any]) -> Table:
@@ -214,22 +219,23 @@ def _models(results: Mapping[str, Any]) -> Table:
         model = results["models"].get(name)
         if model is None:
             continue
-        early = ended(results, name) if name != PERSISTENCE else ""
-        seconds = model.get("seconds_per_frame")
-        verdict_ = early or model.get("verdict") or ""
+        seconds, stable = model.get("seconds_per_frame"), None
+        if name != PERSISTENCE:
+            stable = "ended early" if ended(results, name) else {True: "yes", False: "no"}.get(model.get("stable"))
         rows.append(
             (
-                words(name), model["kind"], model.get("parameters"), model.get("steps"),
-                *(_digits(error_at(model, step)) for step in (1, last)), _digits(error_at(model, last, "vrmse")),
-                model.get("time_to_divergence"), seconds / results["spacing"] if seconds else None, verdict_,
+                short(name), model.get("parameters"), model.get("steps"), stable,
+                *(_finite(error_at(model, step)) for step in (1, last)), _finite(error_at(model, last, "vrmse")),
+                model.get("time_to_divergence"), seconds / results["spacing"] if seconds else None,
             )
         )  # fmt: skip
     columns = (
-        "model", "kind", "parameters", "steps", "error, 1 step", f"error, {last} steps", f"VRMSE, {last} steps",
-        "diverged at time", "CPU s per unit of time", "long rollout",
+        "model", "parameters", "steps", "like the DNS", "error, 1 step", f"{last} steps",
+        f"VRMSE, {last} steps", "diverged at", "CPU s per time",
     )  # fmt: skip
     note = (
-        "Errors are relative L2. Diverged: the time from which on the forecast is no better than the mean flow (VRMSE "
+        "Like the DNS: to the end, energy in the simulation's band, spectrum near it as far as measured. Errors are "
+        "relative L2. Diverged: the time from which on the forecast is no better than the mean flow (VRMSE "
         "1), where the truth is known for so long."
     )
     return Table(title="Models", columns=columns, rows=rows, note=note)
@@ -241,7 +247,7 @@ def _cost(results: Mapping[str, Any], colours: Colours) -> list[Section]:
     for name in of_kind(results, "network", "solver"):
         model = results["models"][name]
         cost = (model.get("seconds_per_frame") or math.nan) / results["spacing"]
-        marks.append(Mark(name=words(name), x=cost, y=typical_error(model, quantities), colour=colours[name]))
+        marks.append(Mark(name=short(name), x=cost, y=typical_error(model, quantities), colour=colours[name]))
     if not any(math.isfinite(mark.x) and math.isfinite(mark.y) for mark in marks):
         return []
     chance = typical_error(results["models"].get(HELD_OUT, {}), quantities)
@@ -249,7 +255,7 @@ def _cost(results: Mapping[str, Any], colours: Colours) -> list[Section]:
     across = Scale(words="CPU seconds per unit of time", log=True)
     drawn = points_chart(marks, across=across, up=Scale(words="typical error", log=True), level=level)
     figure = Figure(image=drawn, caption="Cost against error", alt="cost and error of every model")
-    return [Figures(title="What accuracy costs", figures=[figure], note=COST)]
+    return _charts("What accuracy costs", [figure], COST)
 
 
 def _errors(results: Mapping[str, Any]) -> list[Section]:
@@ -259,7 +265,7 @@ def _errors(results: Mapping[str, Any]) -> list[Section]:
     if not quantities:
         return []
     rows = [(quantity, *(_estimate(tables[name].get(quantity)) for name in names)) for quantity in quantities]
-    columns = ("statistic", *(words(name) for name in names))
+    columns = ("statistic", *(short(name) for name in names))
     return [Table(title="Errors of the statistics", columns=columns, rows=rows, note=ERRORS)]
 
 
@@ -267,11 +273,11 @@ def _estimate(entry: tuple[float, float] | None) -> str | None:
     if entry is None:
         return None
     error, width = entry
-    return f"{error:.2%}" if not math.isfinite(width) else f"{error:.2%} ± {width:.2%}"
+    return percent(error) if not math.isfinite(width) else f"{percent(error)}{SPACE}±{SPACE}{percent(width)}"
 
 
-def _digits(value: float) -> str | None:
-    return f"{value:.3g}" if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return float(f"{value:.3g}") if math.isfinite(value) else None
 
 
 def _published(run: Run, reference: Statistics | None) -> list[Profiles]:
@@ -283,7 +289,6 @@ def _published(run: Run, reference: Statistics | None) -> list[Profiles]:
     folder = source.parent / "reference"
     readers = [
         lambda: read_moser(folder / "mkm180_means.txt", folder / "mkm180_reystress.txt"),
-        lambda: read_hoyas_jimenez(folder / "hoyas_jimenez180_profiles.txt"),
         lambda: read_filtered(folder / "fdns180_paper_group.txt", "IUFNO's DNS"),
         lambda: read_dns_statistics(source),
     ]

@@ -17,6 +17,7 @@ WORDS = {
     REFERENCE: "DNS",
     HELD_OUT: "DNS, test part",
 }
+SHORT = {COARSE: "no model (coarse)", "smagorinsky": "Smagorinsky", "dynamic": "dynamic Smagorinsky", "wale": "WALE"}
 COMPARED_STEP = 10
 """The step whose errors are put into words; the last one where there are fewer."""
 
@@ -24,6 +25,11 @@ COMPARED_STEP = 10
 def words(name: str) -> str:
     """A model's name as readers know it."""
     return WORDS.get(name, name.replace("_", " "))
+
+
+def short(name: str) -> str:
+    """The same where there is little room."""
+    return SHORT.get(name) or words(name)
 
 
 def of_kind(results: Mapping[str, Any], *kinds: str) -> list[str]:
@@ -68,6 +74,11 @@ def shared_quantities(results: Mapping[str, Any]) -> list[str]:
     tables = [statistics_errors(results["models"][name]) for name in of_kind(results, "network", "solver")]
     tables = [table for table in tables if table]
     return [quantity for quantity in (tables[0] if tables else {}) if all(quantity in table for table in tables)]
+
+
+def percent(share: float) -> str:
+    """A share with three digits; beyond ten times the whole, how much more says nothing."""
+    return (f"{100 * share:.3g} %" if share < 10 else "> 1000 %").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
@@ -141,11 +152,11 @@ def _in_statistics(results: Mapping[str, Any]) -> list[str]:
     if not typical:
         return []
     order = sorted(typical, key=lambda name: typical[name])
-    listed = ", ".join(f"{words(name)} {typical[name]:.1%}" for name in order)
+    listed = ", ".join(f"{words(name)} {percent(typical[name])}" for name in order)
     found = [f"Typical error of the {len(quantities)} long-time statistics (their geometric mean): {listed}."]
     chance = typical_error(results["models"].get(HELD_OUT, {}), quantities)
     if math.isfinite(chance):
-        found.append(f"The test part of the simulation itself is {chance:.1%} from the whole of it.")
+        found.append(f"The test part of the simulation itself is {percent(chance)} from the whole of it.")
     networks = [name for name in order if name in of_kind(results, "network")]
     if networks and COARSE in typical:
         found.append(against_coarse(results, networks[0], quantities))

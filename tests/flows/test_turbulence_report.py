@@ -158,7 +158,7 @@ def test_everything_is_in_the_page(tmp_path, flow):
     assert len(charts) >= 10
     assert all("nan" not in re.sub('base64,[^"]*', "", one) for one in charts)
     for one in charts[2:5]:  # step by step
-        assert all(name in one for name in ("IFactFormer-m", "FNO", "coarse run", "persistence"))
+        assert all(name in one for name in ("IFactFormer-m", "FNO", "no model (coarse)", "persistence"))
 
 
 def test_a_run_of_which_little_is_left(tmp_path):
