@@ -144,6 +144,7 @@ def check_same_box(grid: Grid, wanted: Grid) -> None:
 class IntegratingFactor:
     """Classical Runge-Kutta steps of ∂w/∂t = L (w - s) + N(w), the linear part exactly.
 
+    N is `tendency(w, first)`, `first` at the first of the four stages: what changes slowly may be kept for the others.
     L is diagonal (`rate`, float64), s the state at which it rests (0 unless given): a steady force f is s = -f/L.
     Canuto, Hussaini, Quarteroni and Zang (2006), appendix D.3.
     """
@@ -151,7 +152,7 @@ class IntegratingFactor:
     def __init__(
         self,
         rate: Float[Tensor, "*modes"],
-        tendency: Callable[[Complex[Tensor, "*state"]], Complex[Tensor, "*state"]],
+        tendency: Callable[[Complex[Tensor, "*state"], bool], Complex[Tensor, "*state"]],
         dtype: torch.dtype,
         rest: Complex[Tensor, "*state"] | None = None,
     ) -> None:
@@ -163,12 +164,12 @@ class IntegratingFactor:
         if length != self._length:
             self._set_length(length)
         half, full = self._half, self._full
-        first = self._tendency(state)
-        second = self._tendency(self._moved(half * torch.add(state, first, alpha=length / 2), self._rest_half))
+        first = self._tendency(state, True)
+        second = self._tendency(self._moved(half * torch.add(state, first, alpha=length / 2), self._rest_half), False)
         decayed = self._moved(half * state, self._rest_half)
-        third = self._tendency(torch.add(decayed, second, alpha=length / 2))
+        third = self._tendency(torch.add(decayed, second, alpha=length / 2), False)
         decayed = self._moved(full * state, self._rest_full)
-        fourth = self._tendency(torch.addcmul(decayed, half, third, value=length))
+        fourth = self._tendency(torch.addcmul(decayed, half, third, value=length), False)
         change = torch.addcmul(fourth, full, first).addcmul_(half, second + third, value=2)
         return decayed.add_(change, alpha=length / 6)
 

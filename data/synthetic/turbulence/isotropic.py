@@ -17,7 +17,7 @@ from data.errors import ConfigError
 from data.grid import Grid
 from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, check_same_box, resized
 from data.synthetic.turbulence.simulation import BlownUp, steps_between
-from data.synthetic.turbulence.subgrid import SubgridConfig, eddy_viscosity, subgrid_stress
+from data.synthetic.turbulence.subgrid import SubgridConfig, dynamic_coefficient, eddy_viscosity, subgrid_stress
 
 START_POINTS = 16
 START_PEAK = 2.5
@@ -80,6 +80,8 @@ class Isotropic:
         self._inverse = (self._box.kept / self._box.squared.clamp(min=1)).to(self._dtype)
         self._forced = (self._box.squared > 0) & (self._box.squared < config.forced_below**2)
         rate = -config.nu * Box(self.grid, torch.float64, device).squared
+        self._coefficient: Float[Tensor, "1 1 1"] | None = None
+        """C_s² of the dynamic model, found at the first stage of a step and kept for the others."""
         self._step = IntegratingFactor(rate, self._tendency, self._dtype)
         self._modes: Complex[Tensor, "3 x y z"]
         self._held: Float[Tensor, ""]
@@ -164,7 +166,7 @@ class Isotropic:
         square = torch.view_as_real(modes).square().sum((0, -1))
         return 0.5 * (square * self._forced * self._box.weights).sum()
 
-    def _tendency(self, modes: Complex[Tensor, "3 x y z"]) -> Complex[Tensor, "3 x y z"]:
+    def _tendency(self, modes: Complex[Tensor, "3 x y z"], first: bool) -> Complex[Tensor, "3 x y z"]:
         """P(u × ω + f), and what a subgrid model adds."""
         stress: Tensor | None = None
         if self.config.subgrid.model == "none":
@@ -177,7 +179,12 @@ class Isotropic:
             vorticity = torch.stack(
                 [gradient[(k + 2) % 3, (k + 1) % 3] - gradient[(k + 1) % 3, (k + 2) % 3] for k in range(3)]
             )
-            stress = subgrid_stress(gradient, eddy_viscosity(self.config.subgrid, velocity, gradient, self._box.scales))
+            if first and self.config.subgrid.model == "dynamic":
+                self._coefficient = dynamic_coefficient(velocity, gradient, self._box.scales)
+            stress = subgrid_stress(
+                gradient,
+                eddy_viscosity(self.config.subgrid, velocity, gradient, self._box.scales, self._coefficient),
+            )
         change = self._box.modes(torch.linalg.cross(velocity, vorticity, dim=0))
         if stress is not None:
             change += self._divergence(stress)

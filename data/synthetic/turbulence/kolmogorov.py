@@ -16,7 +16,7 @@ from data.errors import ConfigError
 from data.grid import Grid
 from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, check_same_box, resized
 from data.synthetic.turbulence.simulation import BlownUp, steps_between
-from data.synthetic.turbulence.subgrid import SubgridConfig, eddy_viscosity, subgrid_stress
+from data.synthetic.turbulence.subgrid import SubgridConfig, dynamic_coefficient, eddy_viscosity, subgrid_stress
 
 START_MODES = 6
 START_POINTS = 16
@@ -75,6 +75,8 @@ class Kolmogorov:
         self.grid = box(config.points, "xy")
         self.time = 0.0
         self._box = Box(self.grid, getattr(torch, config.dtype), device)
+        self._coefficient: Float[Tensor, "1 1"] | None = None
+        """C_s² of the dynamic model, found at the first stage of a step and kept for the others."""
         self._step = self._equation()
         self._modes = self._admitted(_random_start(seed), (START_POINTS, START_POINTS))
 
@@ -149,7 +151,7 @@ class Kolmogorov:
         rest = -force / torch.where(rate == 0, 1, rate)  # without drag, the mean has no rate, and no force
         return IntegratingFactor(rate, self._tendency, dtype, rest)
 
-    def _tendency(self, modes: Complex[Tensor, "x y"]) -> Complex[Tensor, "x y"]:
+    def _tendency(self, modes: Complex[Tensor, "x y"], first: bool) -> Complex[Tensor, "x y"]:
         """What the flow itself, and a subgrid model, does to the vorticity."""
         velocity = self._box.points(self._velocity * modes)
         u, v = velocity
@@ -157,11 +159,13 @@ class Kolmogorov:
         if self.config.subgrid.model != "none":
             kx, ky = self._box.wavenumbers
             slopes = self._box.points(torch.stack([1j * k * self._velocity * modes for k in (kx, ky)], 1))
-            viscosity = eddy_viscosity(self.config.subgrid, velocity, slopes, self._box.scales)
+            if first and self.config.subgrid.model == "dynamic":
+                self._coefficient = dynamic_coefficient(velocity, slopes, self._box.scales)
+            viscosity = eddy_viscosity(self.config.subgrid, velocity, slopes, self._box.scales, self._coefficient)
             stress = subgrid_stress(slopes, viscosity)
             products -= torch.stack([stress[0, 1], stress[1, 1] - stress[0, 0]])
-        first, second = self._products * self._box.modes(products)
-        return first.add_(second)
+        one, other = self._products * self._box.modes(products)
+        return one.add_(other)
 
     def _advice(self, good: Complex[Tensor, "x y"]) -> str:
         speed = float(self._box.points(self._velocity * good).abs().sum(0).max())

@@ -59,8 +59,11 @@ def eddy_viscosity(
     velocity: Float[Tensor, " component *grid"],
     gradient: Float[Tensor, "component direction *grid"],
     scales: FilterScales,
+    coefficient: Float[Tensor, "*homogeneous"] | None = None,
 ) -> Float[Tensor, "*grid"]:
     """The eddy viscosity ν_t of the configured model, never negative; none gives 0.
+
+    `coefficient`: the C_s² that `dynamic_coefficient` found before, as at the beginning of the same time step.
 
     Raises:
         ConfigError: WALE in two dimensions.
@@ -68,7 +71,7 @@ def eddy_viscosity(
     if config.model == "none":
         return torch.zeros_like(velocity[0])
     if config.model == "dynamic":
-        squared = dynamic_coefficient(velocity, gradient, scales)
+        squared = dynamic_coefficient(velocity, gradient, scales) if coefficient is None else coefficient
         return squared * scales.width**2 * magnitude(strain(gradient))
     constant = CONSTANTS[config.model] if config.constant is None else config.constant
     model = smagorinsky if config.model == "smagorinsky" else wale
@@ -122,8 +125,10 @@ def wale(
     rotating = deviator.square().sum((0, 1))
     straining = strain(gradient).square().sum((0, 1))
     # Where nothing moves, both are 0: the least normal number below makes that 0 instead of 0/0.
-    below = straining.pow(2.5) + rotating.pow(1.25) + torch.finfo(gradient.dtype).tiny
-    return (constant * width) ** 2 * rotating.pow(1.5) / below
+    # Roots, because powers of fractions take as long as all the rest.
+    root = rotating.sqrt()
+    below = straining.square() * straining.sqrt() + rotating * root.sqrt() + torch.finfo(gradient.dtype).tiny
+    return (constant * width) ** 2 * rotating * root / below
 
 
 def dynamic_coefficient(
@@ -137,20 +142,19 @@ def dynamic_coefficient(
     test filter and α for the ratio of the widths, L_ij = hat(u_i u_j) - û_i û_j is fitted by C_s² M_ij with
     M_ij = 2 Δ² (hat(|S| S_ij) - α² |Ŝ| Ŝ_ij); C_s² = <L_ij M_ij> / <M_ij M_ij>.
     """
+    # Of the symmetric tensors one of each pair, as rows; the others count by the weights.
     dimensions = len(velocity)
-    resolved = strain(gradient)
-    rate = magnitude(resolved)
-    hat_velocity = scales.test_filter(velocity)
-    hat_strain = scales.test_filter(resolved)
-    hat_rate = magnitude(hat_strain)
-    above, below = torch.zeros_like(rate), torch.zeros_like(rate)
-    for i in range(dimensions):
-        for j in range(i, dimensions):
-            twice = 1 if i == j else 2  # both are symmetric
-            stress = scales.test_filter(velocity[i] * velocity[j]) - hat_velocity[i] * hat_velocity[j]
-            model = scales.test_filter(rate * resolved[i, j]) - scales.ratio**2 * hat_rate * hat_strain[i, j]
-            model = 2 * scales.width**2 * model
-            above += twice * stress * model
-            below += twice * model.square()
+    i, j = torch.triu_indices(dimensions, dimensions, device=velocity.device)
+    weights = torch.where(i == j, 1, 2).to(velocity).reshape(-1, *[1] * (velocity.ndim - 1))
+    resolved = strain(gradient)[i, j]
+
+    def rate(rows: Tensor) -> Tensor:
+        return (2 * (weights * rows.square()).sum(0)).sqrt()
+
+    given = [velocity, resolved, velocity[i] * velocity[j], rate(resolved) * resolved]
+    hat_velocity, hat_strain, hat_products, hat_model = scales.test_filter(torch.cat(given)).split([*map(len, given)])
+    stress = hat_products - hat_velocity[i] * hat_velocity[j]
+    model = 2 * scales.width**2 * (hat_model - scales.ratio**2 * rate(hat_strain) * hat_strain)
+    above, below = (weights * stress * model).sum(0), (weights * model.square()).sum(0)
     tiny = torch.finfo(velocity.dtype).tiny  # a flow at rest: 0 instead of 0/0
     return (scales.average(above) / (scales.average(below) + tiny)).clamp(min=0)

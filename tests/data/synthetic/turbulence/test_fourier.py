@@ -78,14 +78,16 @@ def test_the_test_filter_is_sharp() -> None:
 def test_the_linear_part_is_exact_and_a_force_is_part_of_it() -> None:
     """dw/dt = -3 w + 2 from 0: w = 2/3 (1 - exp(-3 t)), in one step of any length."""
     rate = torch.tensor([-3.0], dtype=torch.float64)
-    method = IntegratingFactor(rate, torch.zeros_like, torch.complex128, torch.tensor([2 / 3], dtype=torch.complex128))
+    method = IntegratingFactor(
+        rate, lambda w, _: 0 * w, torch.complex128, torch.tensor([2 / 3], dtype=torch.complex128)
+    )
     found = method.step(torch.zeros(1, dtype=torch.complex128), 1.7)
     assert found.item().real == pytest.approx(2 / 3 * (1 - math.exp(-5.1)), rel=1e-14)
 
 
 def test_steps_are_of_fourth_order() -> None:
     """dw/dt = -w - w² from 1: w = 1 / (2 exp(t) - 1)."""
-    method = IntegratingFactor(torch.tensor([-1.0], dtype=torch.float64), lambda w: -w * w, torch.complex128)
+    method = IntegratingFactor(torch.tensor([-1.0], dtype=torch.float64), lambda w, _: -w * w, torch.complex128)
     errors = []
     for steps in (10, 20, 40):
         state = torch.ones(1, dtype=torch.complex128)
