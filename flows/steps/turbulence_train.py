@@ -40,8 +40,14 @@ def train_network(run: Run, name: str) -> None:
 
 
 def fitted(stepper: StepperConfig, fields: Fields) -> StepperConfig:
-    """The stepper for the components and axes that the data have."""
-    return replace(stepper, components=len(fields.components), axes=len(fields.grid.axes))
+    """The stepper for the components and axes that the data have, shown a velocity only of a plane vorticity."""
+    plane = fields.components == ("vorticity",) and fields.grid.walls is None
+    return replace(
+        stepper,
+        components=len(fields.components),
+        axes=len(fields.grid.axes),
+        velocity=stepper.velocity and plane,
+    )
 
 
 def training_scales(fields: Fields) -> FieldScales:

@@ -44,11 +44,6 @@ class StepperConfig:
                 "expected at least 1 component, 2 or 3 axes and a history of at least 1 frame, "
                 f"got {self.components}, {self.axes} and {self.history}."
             )
-        if self.velocity and (self.components, self.axes) != (1, 2):
-            raise ConfigError(
-                f"velocity belongs to the vorticity of a plane flow (1 component, 2 axes), got {self.components} "
-                f"component(s) on {self.axes} axes. Switch it off."
-            )
         if self.projection.divergence and self.components != self.axes:
             raise ConfigError(
                 f"projection.divergence needs one velocity per axis, got {self.components} component(s) on "
@@ -56,7 +51,16 @@ class StepperConfig:
             )
 
     def build(self) -> "Stepper":
-        """The stepper, its network untrained and its statistics those of normalised fields."""
+        """The stepper, its network untrained and its statistics those of normalised fields.
+
+        Raises:
+            ConfigError: a velocity is to be shown of what is no vorticity, or the sizes of the network do not fit.
+        """
+        if self.velocity and (self.components, self.axes) != (1, 2):
+            raise ConfigError(
+                f"velocity belongs to the vorticity of a plane flow (1 component, 2 axes), got {self.components} "
+                f"component(s) on {self.axes} axes. Switch it off."
+            )
         components = self.components + 2 * self.velocity
         network = replace(self.network, components=components, axes=self.axes, history=self.history)
         return Stepper(self, network.build())

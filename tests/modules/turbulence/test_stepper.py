@@ -90,3 +90,5 @@ def test_refuses_configs_that_contradict_themselves() -> None:
         StepperConfig(components=1, axes=2, projection=ProjectionConfig(divergence=True))
     with pytest.raises(ConfigError, match="2 or 3 axes"):
         StepperConfig(axes=1)
+    with pytest.raises(ConfigError, match=r"vorticity of a plane flow .* got 3 component"):
+        StepperConfig(velocity=True).build()
