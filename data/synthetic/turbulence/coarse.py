@@ -12,6 +12,8 @@ from data.synthetic.turbulence.subgrid import Model, SubgridConfig
 
 CHANNEL_CONSTANTS = {"smagorinsky": 0.1, "wale": 0.325}
 """Near walls less than in isotropic turbulence (Deardorff 1970; Nicoud and Ducros 1999)."""
+DEALIASING = 3 / 2
+"""Collocation points of the periodic solvers for each point of the fields: they compute two thirds of their modes."""
 KOLMOGOROV_STEP = 1.2
 """Time step times points: at unit forcing velocities reach 4 to 5, and step · points / 3 · velocity stays below 2.8."""
 
@@ -19,7 +21,7 @@ KOLMOGOROV_STEP = 1.2
 def coarse_solver(
     grid: Grid, components: Sequence[str], parameters: Mapping[str, float], model: Model
 ) -> KolmogorovConfig | ChannelConfig | IsotropicConfig:
-    """What solves the equations behind the fields, on their grid, with that subgrid model.
+    """What solves the equations behind the fields, with the modes that their grid holds and that subgrid model.
 
     Told from what the fields are and from the parameters that their file has: a plane vorticity with `nu`, `drag` and
     `forcing_wavenumber`, velocities between walls with `nu` and `U_bulk`, or in a periodic box with `nu`, `power` and
@@ -83,10 +85,10 @@ def _isotropic(grid: Grid, parameters: Mapping[str, float], model: Model) -> Iso
 
 
 def _box_points(grid: Grid) -> int:
-    """Points of each axis of a box of side 2π."""
+    """Collocation points of each axis that compute the modes which fields on the grid hold; a box of side 2π."""
     if len(set(grid.shape)) > 1 or any(not math.isclose(axis.length, 2 * math.pi, rel_tol=1e-4) for axis in grid.axes):
         raise PenstockError(f"expected a box of side 2π with equal axes, got {grid.shape}")
-    return grid.shape[0]
+    return 2 * math.ceil(DEALIASING * grid.shape[0] / 2)
 
 
 def _needed(parameters: Mapping[str, float], *names: str) -> list[float]:

@@ -20,7 +20,7 @@ def test_kolmogorov_flow() -> None:
     told = {"nu": 0.01, "drag": 0.2, "forcing_wavenumber": 3.0}
     found = coarse_solver(grid, ("vorticity",), told, "dynamic")
     assert isinstance(found, KolmogorovConfig)
-    assert (found.points, found.nu, found.drag, found.forcing_wavenumber) == (32, 0.01, 0.2, 3)
+    assert (found.points, found.nu, found.drag, found.forcing_wavenumber) == (48, 0.01, 0.2, 3)
     assert found.subgrid.model == "dynamic"
     with pytest.raises(PenstockError, match="does not tell drag"):
         coarse_solver(grid, ("vorticity",), {"nu": 0.01, "forcing_wavenumber": 3.0}, "none")
@@ -43,7 +43,7 @@ def test_isotropic_flow() -> None:
     grid = Grid(tuple(fourier(name, 16, TAU) for name in "xyz"))
     found = coarse_solver(grid, VELOCITIES, {"nu": 0.02, "power": 0.3, "forced_below": 2.0}, "smagorinsky")
     assert isinstance(found, IsotropicConfig)
-    assert (found.points, found.nu, found.power, found.forced_below) == (16, 0.02, 0.3, 2.0)
+    assert (found.points, found.nu, found.power, found.forced_below) == (24, 0.02, 0.3, 2.0)
     with pytest.raises(PenstockError, match="side 2π"):
         longer = Grid(tuple(fourier(name, 16, 3.0) for name in "xyz"))
         coarse_solver(longer, VELOCITIES, {"nu": 0.02, "power": 0.3, "forced_below": 2.0}, "none")
