@@ -130,14 +130,14 @@ class WellFile:
 
     def _field(self, where: str, trajectory: int, frames: slice | list[int], width: int) -> np.ndarray:
         """One field as [time, *grid, component]; axes along which it does not vary have the length 1."""
-        dataset = self._file()[where]
-        own: tuple[int, ...] = (trajectory,) if flag(dataset, "sample_varying") else ()
         try:
+            dataset = self._file()[where]
+            own: tuple[int, ...] = (trajectory,) if flag(dataset, "sample_varying") else ()
             if isinstance(frames, slice):
                 values = dataset[(*own, frames)]
             else:
                 values = np.stack([dataset[(*own, k)] for k in frames]) if frames else dataset[(*own, slice(0, 0))]
-        except OSError as error:
+        except (OSError, KeyError) as error:
             raise SchemaError(
                 f"{self.path}: '{where}' cannot be read ({error}). The file is damaged: get it anew."
             ) from None
@@ -312,7 +312,7 @@ class WellWriter:
 
     def frame(self, trajectory: int, position: int) -> Float[np.ndarray, "*grid component"]:
         """A frame that was appended before, float32."""
-        return self._logs[trajectory][position][2]
+        return self._logs[trajectory][position][2].copy()
 
     def append(
         self,
