@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import ConfigError
 from data.grid import Grid
-from modules.turbulence.fields import fluctuation, point_weights
+from modules.turbulence.fields import fluctuation, point_weights, velocity_of
 from modules.turbulence.metrics import relative_l2
 
 SPECTRAL_FLOOR = 1e-4
@@ -28,12 +28,16 @@ class LossConfig:
     """Points count by the volume they stand for, in place of all alike."""
     spectral: float = 0.0
     """Weight of the spectral loss: how far the energy of each mode is off, in orders of e, whatever its phase."""
+    velocity: float = 0.0
+    """Weight of the error of the velocity that belongs to a vorticity, as a share of the velocity: the largest eddies
+    have most of the energy and little vorticity, and drift where only that is asked for."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("relative_l2", "fluctuation", "increment"):
             raise ConfigError(f"unknown loss '{self.kind}'; available: relative_l2, fluctuation, increment.")
-        if self.spectral < 0:
-            raise ConfigError(f"loss weight 'spectral' must not be negative, got {self.spectral}.")
+        for name in ("spectral", "velocity"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"loss weight '{name}' must not be negative, got {getattr(self, name)}.")
 
     def per_sample(
         self,
@@ -55,6 +59,8 @@ class LossConfig:
             loss = scaled_error(found, truth, grid, unit, weights)
         if self.spectral:
             loss = loss + self.spectral * spectral_error(found, truth, grid)
+        if self.velocity:
+            loss = loss + self.velocity * relative_l2(velocity_of(found, grid), velocity_of(truth, grid))
         return loss
 
 

@@ -10,6 +10,7 @@ from data.errors import ConfigError
 from data.grid import Grid, fourier
 from modules.turbulence.fields import velocity_of
 from modules.turbulence.fno import FNOConfig
+from modules.turbulence.losses import LossConfig
 from modules.turbulence.projections import divergence
 from modules.turbulence.stepper import Stepper, StepperConfig
 from tests.modules.turbulence.field_makers import GRIDS, Pointwise, field
@@ -53,8 +54,23 @@ def test_a_stepper_shows_the_velocity_and_steps_the_vorticity() -> None:
     assert built.network.config.components == 3
 
 
+def test_loss_of_the_velocity() -> None:
+    """A wave of half the wavenumber has twice the velocity: its error counts four times in the square."""
+    grid = Grid((fourier("x", 16, 2 * np.pi), fourier("y", 12, 2 * np.pi)))
+    x = torch.from_numpy(grid.axes[0].points)[:, None].expand(grid.shape)
+    truth = (torch.cos(2 * x) + torch.cos(4 * x))[None, ..., None]
+    unit = torch.ones(1, 1, dtype=torch.float64)
+    plain, weighted = (LossConfig(kind="increment", velocity=weight) for weight in (0.0, 3.0))
+    for missing, share in ((2, 2 / math.sqrt(5)), (4, 1 / math.sqrt(5))):
+        found = truth - torch.cos(missing * x)[None, ..., None]
+        difference = weighted.per_sample(found, truth, grid, unit) - plain.per_sample(found, truth, grid, unit)
+        torch.testing.assert_close(difference, torch.tensor([3 * share], dtype=torch.float64))
+
+
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="1 component, 2 axes"):
-        StepperConfig(components=3, axes=3, velocity=True)
+        StepperConfig(components=3, axes=3, velocity=True).build()
+    with pytest.raises(ConfigError, match="weight 'velocity' must not be negative"):
+        LossConfig(velocity=-1.0)
     with pytest.raises(ConfigError, match="two periodic axes"):
         velocity_of(field(GRIDS["turned"], components=1), GRIDS["turned"])
