@@ -170,8 +170,9 @@ class IFactFormer(nn.Module):
         key = (axes, like.device, like.dtype, *((id(t), t._version) for t in sources))
         if key not in self._kept:
             coordinates = COORDINATES[self.config.coordinates](grid)
-            # Tables made under inference_mode could not be used in training afterwards.
-            with torch.inference_mode(False), torch.no_grad():
+            # Tables made under inference_mode could not be used in training afterwards, and those of an autocast would
+            # lose digits that angles need.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(like.device.type, enabled=False):
                 tables = self.tables(coordinates, quadrature_weights(grid) if self.config.quadrature else None)
             while len(self._kept) >= KEPT_GRIDS:
                 del self._kept[next(iter(self._kept))]
