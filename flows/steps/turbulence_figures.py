@@ -10,7 +10,8 @@ from data.turbulence.profiles import Profiles, wall_profiles
 from data.turbulence.statistics import Statistics
 from flows.report import Figure
 from flows.steps.turbulence_charts import Line, Scale, chart
-from flows.steps.turbulence_verdict import REFERENCE, short
+from flows.steps.turbulence_evaluation import SIMULATION
+from flows.steps.turbulence_verdict import short
 
 KARMAN, INTERCEPT = 0.41, 5.2
 """Of the logarithmic law U+ = ln(y+) / KARMAN + INTERCEPT."""
@@ -49,15 +50,15 @@ def _over_time(
 ) -> Figure:
     lines = []
     for model, statistics in found.items():
-        if model == REFERENCE:
+        if model == SIMULATION:
             continue
         first = statistics.series.trajectory == statistics.series.trajectory[0]
         time, value = statistics.series.time[first], values(statistics)[first]
         every = -(-len(time) // LONGEST)
         lines.append(Line(name=short(model), x=time[::every], y=value[::every], colour=colours[model]))
     up = Scale(words=label)
-    if REFERENCE in found and lines:
-        low, high = np.quantile(values(found[REFERENCE]), [0.025, 0.975])
+    if SIMULATION in found and lines:
+        low, high = np.quantile(values(found[SIMULATION]), [0.025, 0.975])
         middle, half = (low + high) / 2, (high - low) / 2
         last = max(float(np.max(line.x)) for line in lines)
         # A run that blows up is not to press all others into one line.
@@ -66,7 +67,7 @@ def _over_time(
         shown = shown[np.abs(shown - middle) <= reach]
         margin = 0.05 * float(np.ptp(shown))
         up = Scale(words=label, least=float(shown.min()) - margin, most=float(shown.max()) + margin)
-        lines.append(Line(name=short(REFERENCE), x=[0.0, last], y=[middle] * 2, half_width=[half] * 2))
+        lines.append(Line(name=short(SIMULATION), x=[0.0, last], y=[middle] * 2, half_width=[half] * 2))
     return Figure(image=chart(lines, across=Scale(words="time"), up=up), caption=f"{name.capitalize()} over time",
                   alt=f"{name} of every rollout over time")  # fmt: skip
 
@@ -98,13 +99,13 @@ def _spectrum_figure(
     lines = [
         Line(
             name=short(name), x=k[1:], y=energy.value[1:], colour=colours[name],
-            half_width=energy.plus_minus[1:] if name == REFERENCE else None,
+            half_width=energy.plus_minus[1:] if name == SIMULATION else None,
         )
         for name, (k, energy) in spectra.items()
     ]  # fmt: skip
     least = None
-    if REFERENCE in spectra:
-        energy = spectra[REFERENCE][1].value[1:]
+    if SIMULATION in spectra:
+        energy = spectra[SIMULATION][1].value[1:]
         there = energy[energy > LEAST_ENERGY * energy.max(initial=0.0)]
         least = float(there.min()) / 10 if there.size else None
     drawn = chart(lines, across=Scale(words=across, log=True), up=Scale(words="energy", log=True, least=least))
@@ -122,7 +123,7 @@ def profile_figures(found: Mapping[str, Statistics], colours: Colours, published
             profiles[name] = made
     if not profiles:
         return []
-    centre = (profiles[REFERENCE] if REFERENCE in profiles else next(iter(profiles.values()))).re_tau
+    centre = (profiles[SIMULATION] if SIMULATION in profiles else next(iter(profiles.values()))).re_tau
     across = Scale(words="distance from the wall in wall units", log=True, least=1, most=1.05 * centre)
     laws = [
         Line(name="", x=(near := np.linspace(1, 12, 30)), y=near, colour=QUIET, dashed=True),
@@ -204,7 +205,7 @@ def density_figures(found: Mapping[str, Statistics], colours: Colours) -> list[F
             lines.append(
                 Line(
                     name=short(name), x=middles[there], y=density.value[there], colour=colours[name],
-                    half_width=density.plus_minus[there] if name == REFERENCE else None,
+                    half_width=density.plus_minus[there] if name == SIMULATION else None,
                 )
             )  # fmt: skip
         drawn = chart(lines, across=Scale(words=f"fluctuation of {quantity}"), up=Scale(words="density", log=True))

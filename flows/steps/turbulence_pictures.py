@@ -24,7 +24,8 @@ NEAR_WALL = 15.0
 """Height in wall units at which streaks are shown."""
 GAP, NAME, HEAD, FOOT = 10, 118, 26, 34
 """Pixels between pictures, for names beside them, above them, and for the scale of colours below."""
-MARGIN = 12
+PAGE, MARGIN = 1040, 12
+"""Pixels: the width in which all is laid out, so that letters are of one size, and what is left free around it."""
 SECONDS = 0.12
 """For how long a frame of the film stands."""
 FILM_BYTES = 1_400_000
@@ -181,8 +182,7 @@ def side_by_side(
             address = _address(palette_png(colour_indices(picture, limit), palette()))
             parts.append(_image(address, x, y, width, height))
     bottom = HEAD + len(rows) * (height + GAP)
-    across = NAME + len(heads) * (width + GAP) - GAP
-    return _svg(across, bottom + FOOT, [*parts, *_scale(NAME, bottom + 4, limit, words)])
+    return _svg(bottom + FOOT, [*parts, *_scale(NAME, bottom + 4, limit, words)])
 
 
 def film(panels: Mapping[str, Sequence[np.ndarray | None]], captions: Sequence[str], limit: float, words: str) -> str:
@@ -217,7 +217,7 @@ def film(panels: Mapping[str, Sequence[np.ndarray | None]], captions: Sequence[s
     bottom, across = HEAD + rows * (height + HEAD + GAP) - GAP, columns * (width + GAP) - GAP
     lines = "".join(f'<text x="0" y="{20 * k + 14}">{escape(text)}</text>' for k, text in enumerate(captions))
     clock = f'<svg x="{across - 170}" y="{bottom}" width="170" height="20"><g class="clock">{lines}</g></svg>'
-    return _svg(across, bottom + FOOT, [*parts, clock, *_scale(0, bottom, limit, words)])
+    return _svg(bottom + FOOT, [*parts, clock, *_scale(0, bottom, limit, words)])
 
 
 def _motion(frames: int, tall: float) -> str:
@@ -252,12 +252,12 @@ def _thinning(panels: Mapping[str, Sequence[np.ndarray | None]], limit: float) -
 
 
 def _shown_size(shape: tuple[int, ...], count: int) -> tuple[int, int]:
-    width = min(200, (1040 - NAME) // max(count, 1) - GAP)
+    width = min(200, (PAGE - NAME) // max(count, 1) - GAP)
     return width, max(round(width * shape[0] / shape[1]), 8)
 
 
 def _film_size(shape: tuple[int, ...], columns: int) -> tuple[int, int]:
-    width = min(256 if shape[1] < 2 * shape[0] else 500, 1040 // columns - GAP)
+    width = min(340 if shape[1] < 2 * shape[0] else 500, (PAGE + GAP) // columns - GAP)
     return width, max(round(width * shape[0] / shape[1]), 8)
 
 
@@ -293,7 +293,7 @@ def _empty(x: float, y: float, width: float, height: float) -> str:
     return f'<rect class="t" x="{x}" y="{y}" width="{width}" height="{height}" stroke-dasharray="4 4"/>'
 
 
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    box = f"{-MARGIN} {-MARGIN} {width + 2 * MARGIN:.0f} {height + MARGIN:.0f}"
+def _svg(height: float, parts: Sequence[str]) -> str:
+    box = f"{-MARGIN} {-MARGIN} {PAGE + 2 * MARGIN} {height + MARGIN:.0f}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">'
     return head + STYLE + "".join(parts) + "</svg>"

@@ -1,6 +1,5 @@
 """What a turbulence run has to show: who stays bounded for how long, who is near the simulation, and at what cost."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from data.turbulence.statistics import Statistics
 from flows.report import Figure, Figures, Headline, Section, Table, Text, Value, report_of_run, write_report
 from flows.run import Run
 from flows.steps.turbulence_charts import PALETTE, Line, Mark, Scale, chart, points_chart
+from flows.steps.turbulence_evaluation import PERSISTENCE, SIMULATION, TEST, read_results, read_statistics
 from flows.steps.turbulence_figures import (
     Colours,
     density_figures,
@@ -23,11 +23,8 @@ from flows.steps.turbulence_figures import (
     spectrum_figures,
 )
 from flows.steps.turbulence_snapshots import Rollouts, picture_figures
+from flows.steps.turbulence_solvers import NO_MODEL
 from flows.steps.turbulence_verdict import (
-    COARSE,
-    HELD_OUT,
-    PERSISTENCE,
-    REFERENCE,
     compared_step,
     ended,
     error_at,
@@ -74,10 +71,10 @@ PROFILES = (
 
 def report(run: Run) -> None:
     """Write report.html."""
-    results = json.loads((run.path / "evaluation" / "results.json").read_text())
-    found, colours = _statistics(run.path / "evaluation", results), _colours(results)
-    rollouts = Rollouts.of(run.path / "samples", REFERENCE, of_kind(results, "network", "solver"))
-    published = _published(run, found.get(REFERENCE))
+    results = read_results(run)
+    found, colours = _statistics(run, results), _colours(results)
+    rollouts = Rollouts.of(run, SIMULATION, of_kind(results, "network", "solver"))
+    published = _published(run, found.get(SIMULATION))
     sections: list[Section] = [
         Text(title="What came out", paragraphs=verdict(results)),
         *_pictures(rollouts, results, found),
@@ -102,21 +99,21 @@ _LONG = (
 )
 
 
-def _statistics(folder: Path, results: Mapping[str, Any]) -> dict[str, Statistics]:
+def _statistics(run: Run, results: Mapping[str, Any]) -> dict[str, Statistics]:
     """Of the simulation and of every model that lived long enough to have some."""
-    names = [REFERENCE, *of_kind(results, "network", "solver")]
-    return {name: Statistics.load(folder / f"{name}.h5") for name in names if (folder / f"{name}.h5").is_file()}
+    names = [SIMULATION, *of_kind(results, "network", "solver")]
+    return {n: read_statistics(run, n) for n in names if (run.path / "evaluation" / f"{n}.h5").is_file()}
 
 
 def _colours(results: Mapping[str, Any]) -> Colours:
     names = of_kind(results, "network", "solver")
-    return {REFERENCE: "", PERSISTENCE: STILL} | {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(names)}
+    return {SIMULATION: "", PERSISTENCE: STILL} | {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(names)}
 
 
 def _summary(run: Run, results: Mapping[str, Any]) -> str:
     source = run.provenance().get("data", {}).get("source")
     data = results.get("data", {})
-    made = f" from {source}" if source else ""
+    made = "" if source is None else ", simulated here" if source == "simulated" else f" from {source}"
     units = f" Units: {data['units']}." if data.get("units") else ""
     networks, solvers = (
         ", ".join(words(name) for name in of_kind(results, kind)) or "none" for kind in ("network", "solver")
@@ -138,7 +135,7 @@ def _headlines(results: Mapping[str, Any]) -> list[Headline]:
     found.append(Headline(label="best network", value=words(best)))
     bounded = "all of them" if not ended(results, best) else "ended early"
     found.append(Headline(label="bounded for", value=int(model["steps"]), unit="steps", note=bounded))
-    others = {name: error_at(results["models"].get(name, {}), step) for name in (PERSISTENCE, COARSE)}
+    others = {name: error_at(results["models"].get(name, {}), step) for name in (PERSISTENCE, NO_MODEL)}
     note = ", ".join(f"{short(name)} {error:.3g}" for name, error in others.items() if math.isfinite(error))
     error = error_at(model, step)
     if math.isfinite(error):
@@ -146,8 +143,8 @@ def _headlines(results: Mapping[str, Any]) -> list[Headline]:
     quantities = shared_quantities(results)
     typical = typical_error(model, quantities)
     if math.isfinite(typical):
-        coarse = typical_error(results["models"].get(COARSE, {}), quantities)
-        note = f"{short(COARSE)} {percent(coarse)}" if math.isfinite(coarse) else ""
+        coarse = typical_error(results["models"].get(NO_MODEL, {}), quantities)
+        note = f"{short(NO_MODEL)} {percent(coarse)}" if math.isfinite(coarse) else ""
         found.append(Headline(label="error of the statistics", value=percent(typical), note=note))
     return found
 
@@ -165,7 +162,7 @@ def _best_network(results: Mapping[str, Any]) -> str | None:
 
 def _pictures(rollouts: Rollouts, results: Mapping[str, Any], found: Mapping[str, Statistics]) -> list[Section]:
     """Snapshots and the film; without rollouts, or without a picture worth showing, neither."""
-    unit = _wall_unit(found.get(REFERENCE))
+    unit = _wall_unit(found.get(SIMULATION))
     figures = picture_figures(rollouts, unit, results["spacing"], short)
     if not figures:
         return []
@@ -230,13 +227,13 @@ def _models(results: Mapping[str, Any]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "model", "parameters", "steps", "like the DNS", "error, 1 step", f"{last} steps",
-        f"VRMSE, {last} steps", "diverged at", "CPU s per time",
+        "model", "parameters", "steps", "like the DNS", "error, 1 step", f"{last} steps", "VRMSE", "diverged at",
+        "CPU s",
     )  # fmt: skip
     note = (
         "Like the DNS: to the end, energy in the simulation's band, spectrum near it as far as measured. Errors are "
-        "relative L2. Diverged: the time from which on the forecast is no better than the mean flow (VRMSE "
-        "1), where the truth is known for so long."
+        f"relative L2, VRMSE is after {last} steps. Diverged: the time from which on the forecast is no better than "
+        "the mean flow (VRMSE 1), where the truth is known for so long. CPU seconds are per unit of time of the flow."
     )
     return Table(title="Models", columns=columns, rows=rows, note=note)
 
@@ -250,7 +247,7 @@ def _cost(results: Mapping[str, Any], colours: Colours) -> list[Section]:
         marks.append(Mark(name=short(name), x=cost, y=typical_error(model, quantities), colour=colours[name]))
     if not any(math.isfinite(mark.x) and math.isfinite(mark.y) for mark in marks):
         return []
-    chance = typical_error(results["models"].get(HELD_OUT, {}), quantities)
+    chance = typical_error(results["models"].get(TEST, {}), quantities)
     level = (chance, "chance alone") if math.isfinite(chance) else None
     across = Scale(words="CPU seconds per unit of time", log=True)
     drawn = points_chart(marks, across=across, up=Scale(words="typical error", log=True), level=level)
@@ -259,7 +256,7 @@ def _cost(results: Mapping[str, Any], colours: Colours) -> list[Section]:
 
 
 def _errors(results: Mapping[str, Any]) -> list[Section]:
-    names = [name for name in [*of_kind(results, "network", "solver"), HELD_OUT] if name in results["models"]]
+    names = [name for name in [*of_kind(results, "network", "solver"), TEST] if name in results["models"]]
     tables = {name: statistics_errors(results["models"][name]) for name in names}
     quantities = list(dict.fromkeys(quantity for table in tables.values() for quantity in table))
     if not quantities:

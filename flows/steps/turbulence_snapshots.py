@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from data.errors import PenstockError
 from data.turbulence.well import WellFile
 from flows.report import Figure
+from flows.run import Run
 from flows.steps.turbulence_pictures import View, film, limit_of, raster, side_by_side, view_of
+from flows.steps.turbulence_rollout import REFERENCE, rollout_file
 
-TRUTH = "reference"
-"""Name of the file with the simulation's frames after the same starts."""
 COLUMNS = 5
 """Times at which the rollouts are shown side by side."""
 FILM_FRAMES = 80
@@ -26,16 +25,16 @@ class Rollouts:
     """The simulation's first, then those of the models that have one."""
 
     @classmethod
-    def of(cls, folder: Path, simulation: str, models: Sequence[str]) -> "Rollouts":
+    def of(cls, run: Run, simulation: str, models: Sequence[str]) -> "Rollouts":
         """Those that can be read; a file that is damaged does not keep a report from being written.
 
         Args:
-            simulation: the name that the simulation has among the models.
+            simulation: what the simulation is called among the models.
         """
         found = {}
-        for name, stem in [(simulation, TRUTH), *((model, model) for model in models if model != simulation)]:
+        for name, stem in [(simulation, REFERENCE), *((model, model) for model in models)]:
             try:
-                found[name] = WellFile(folder / f"{stem}.hdf5")
+                found[name] = WellFile(rollout_file(run, stem))
             except (PenstockError, OSError):
                 continue
         return cls(found)

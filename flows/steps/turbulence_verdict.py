@@ -4,20 +4,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-REFERENCE, HELD_OUT, PERSISTENCE, COARSE = "simulation", "simulation-test", "persistence", "coarse"
-"""Names in results.json: the simulation, its test part alone, no change at all, the solver on the network's grid."""
+from flows.steps.turbulence_evaluation import PERSISTENCE, SIMULATION, TEST
+from flows.steps.turbulence_solvers import NO_MODEL
+
 WORDS = {
     "operator": "IFactFormer-m",
     "chained": "IFactFormer-o",
     "fno": "FNO",
-    COARSE: "coarse run without a model",
+    NO_MODEL: "coarse run without a model",
     "smagorinsky": "Smagorinsky LES",
     "dynamic": "dynamic Smagorinsky LES",
     "wale": "WALE LES",
-    REFERENCE: "DNS",
-    HELD_OUT: "DNS, test part",
+    SIMULATION: "DNS",
+    TEST: "DNS, test part",
 }
-SHORT = {COARSE: "no model (coarse)", "smagorinsky": "Smagorinsky", "dynamic": "dynamic Smagorinsky", "wale": "WALE"}
+SHORT = {NO_MODEL: "no model (coarse)", "smagorinsky": "Smagorinsky", "dynamic": "dynamic Smagorinsky", "wale": "WALE"}
 COMPARED_STEP = 10
 """The step whose errors are put into words; the last one where there are fewer."""
 
@@ -131,12 +132,12 @@ def _by_step(results: Mapping[str, Any]) -> str:
         worse = [name for name in networks if errors[name] >= still]
         beaten = f"All networks beat persistence ({still:.3g})."
         found.append(f"{_listed(worse)} did not beat persistence ({still:.3g})." if worse else beaten)
-    if networks and COARSE in errors:
+    if networks and NO_MODEL in errors:
         best = networks[0]
-        if errors[COARSE] < errors[best]:
+        if errors[NO_MODEL] < errors[best]:
             found.append(
                 f"The coarse spectral run without a model is nearer to the simulation than every network: "
-                f"{errors[COARSE]:.3g} against {errors[best]:.3g} of {words(best)}."
+                f"{errors[NO_MODEL]:.3g} against {errors[best]:.3g} of {words(best)}."
             )
         else:
             found.append(f"{_capital(words(best))} is nearer than the coarse spectral run without a model.")
@@ -154,18 +155,18 @@ def _in_statistics(results: Mapping[str, Any]) -> list[str]:
     order = sorted(typical, key=lambda name: typical[name])
     listed = ", ".join(f"{words(name)} {percent(typical[name])}" for name in order)
     found = [f"Typical error of the {len(quantities)} long-time statistics (their geometric mean): {listed}."]
-    chance = typical_error(results["models"].get(HELD_OUT, {}), quantities)
+    chance = typical_error(results["models"].get(TEST, {}), quantities)
     if math.isfinite(chance):
         found.append(f"The test part of the simulation itself is {percent(chance)} from the whole of it.")
     networks = [name for name in order if name in of_kind(results, "network")]
-    if networks and COARSE in typical:
+    if networks and NO_MODEL in typical:
         found.append(against_coarse(results, networks[0], quantities))
     return [" ".join(found)]
 
 
 def against_coarse(results: Mapping[str, Any], network: str, quantities: Sequence[str]) -> str:
     """The network against the solver on its own grid: statistic by statistic, and by cost."""
-    ours, theirs = (statistics_errors(results["models"][name]) for name in (network, COARSE))
+    ours, theirs = (statistics_errors(results["models"][name]) for name in (network, NO_MODEL))
     better = sum(_apart(ours[q], theirs[q]) for q in quantities)
     worse = sum(_apart(theirs[q], ours[q]) for q in quantities)
     open_ = len(quantities) - better - worse
@@ -179,7 +180,7 @@ def against_coarse(results: Mapping[str, Any], network: str, quantities: Sequenc
     else:
         text = f"Neither {name} nor the coarse spectral run without a model is ahead: {better} of {count} each"
     text += f"; {open_} cannot be told apart by so few frames." if open_ else "."
-    mine, its = (results["models"][n].get("seconds_per_frame") for n in (network, COARSE))
+    mine, its = (results["models"][n].get("seconds_per_frame") for n in (network, NO_MODEL))
     if mine and its:
         ratio = mine / its
         more = f"{_times(ratio)} as much as" if ratio >= 1 else f"{_times(1 / ratio)} less than"
