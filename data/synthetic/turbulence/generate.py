@@ -5,10 +5,10 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from data.turbulence.well_folder import STATS, write_stats
 from data.worker_pool import worked
 
 Flow = Literal["kolmogorov", "channel", "isotropic"]
+Simulated: TypeAlias = KolmogorovConfig | ChannelConfig | IsotropicConfig
 
 HELD_OUT = 1 / 8
 """Share of the runs, or of the frames of a single one, for validation, and as much for the test."""
@@ -56,6 +57,10 @@ class SyntheticTurbulenceConfig:
     """Time between frames, in the flow's units."""
     spin_up: float = 20.0
     """Time before the first stored frame, in which the flow forgets its start."""
+    coarse_spin_up: float = 0.0
+    """Time before that on a coarser grid, where the large eddies develop at a fraction of the cost."""
+    coarse_points: tuple[int, ...] = ()
+    """Points of that coarser grid along each axis."""
     stored_points: tuple[int, ...] = (64, 64)
     """Of the stored frames along each axis: filtered sharply, but between walls read off at Chebyshev points."""
     seed: int = 0
@@ -67,20 +72,33 @@ class SyntheticTurbulenceConfig:
                 f"runs={self.runs}, frames={self.frames}, spacing={self.spacing:g} and spin_up={self.spin_up:g}."
             )
         simulated = _points(self)
-        if len(self.stored_points) != len(simulated) or any(
-            not 4 <= stored <= points for stored, points in zip(self.stored_points, simulated, strict=False)
-        ):
+        if not _within(self.stored_points, simulated):
             raise ConfigError(
                 f"synthetic.stored_points: expected from 4 to {simulated} points, one number for each axis of the flow "
                 f"{self.flow}, got {self.stored_points}."
             )
+        coarse = self.coarse_points
+        usable = _within(coarse, simulated) and (self.flow == "channel" or len(set(coarse)) == 1)
+        if self.coarse_spin_up < 0 or (self.coarse_spin_up > 0 and not usable):
+            raise ConfigError(
+                f"synthetic: expected coarse_spin_up from 0 and, above 0, coarse_points of the flow {self.flow} up "
+                f"to {simulated} (in a box equal ones), got coarse_spin_up={self.coarse_spin_up:g} and {coarse}."
+            )
         parts(self)
 
     @property
-    def simulated(self) -> KolmogorovConfig | ChannelConfig | IsotropicConfig:
+    def simulated(self) -> Simulated:
         """The configuration of the chosen flow."""
-        found: KolmogorovConfig | ChannelConfig | IsotropicConfig = getattr(self, self.flow)
+        found: Simulated = getattr(self, self.flow)
         return found
+
+    @property
+    def coarse(self) -> Simulated:
+        """The configuration of the chosen flow on the coarser grid."""
+        if self.flow == "channel":
+            nx, ny, nz = self.coarse_points
+            return replace(self.channel, points=(nx, ny, nz))
+        return replace(self.kolmogorov if self.flow == "kolmogorov" else self.isotropic, points=self.coarse_points[0])
 
 
 class Part(NamedTuple):
@@ -134,10 +152,10 @@ def generate(
         BlownUp: a simulation did; its last good state is kept.
     """
     _claim(config, folder)
-    per_run = len(_times(config)[0])
+    per_run = len(_coarse_times(config)) + len(_times(config)[0])
     total = config.runs * per_run
     waiting = [k for k in range(config.runs) if not _finished(config, folder, k)]
-    done = {k: times_done(_state(folder, k)) if k in waiting else per_run for k in range(config.runs)}
+    done = {k: _done(config, folder, k) if k in waiting else per_run for k in range(config.runs)}
     found = sum(done.values())
     tell = progress or (lambda _: None)
     tell(Progress(found, total, 0, found, ""))
@@ -180,29 +198,23 @@ def _make(
 ) -> None:
     """Simulate one run into its files."""
     times, passed = _times(config)
-    checkpoint = _state(folder, index)
+    checkpoint, before = _state(folder, index), len(_coarse_times(config))
     with _threads(1 if config.runs > 1 else None), ExitStack() as stack:
-        simulation = config.simulated.build(run_seed(config.seed, index), device)
-        means = ChannelMeans(simulation.grid, config.channel.nu) if config.flow == "channel" else None
+        seed = run_seed(config.seed, index)
+        simulation = config.simulated.build(seed, device)
         # A kill may have come between the last frame and the last file: a file that is there is complete.
         stretches = [part for part in parts(config)[index] if not _path(config, folder, index, part).exists()]
-        writers = [_writer(config, folder, index, part, simulation) for part in stretches]
-        for writer in writers:
-            stack.enter_context(writer)
-        frames = max(0, times_done(checkpoint) - passed)
-        for part, writer in zip(stretches, writers, strict=True):
-            wanted = min(max(0, frames - part.first), part.stop - part.first)
-            if writer.frames() < wanted:  # the disk lost frames that the state had seen written: from the beginning
-                checkpoint.unlink()
-                frames = 0
-        for part, writer in zip(stretches, writers, strict=True):
-            writer.truncate(0, min(max(0, frames - part.first), part.stop - part.first))
+        writers = [stack.enter_context(_writer(config, folder, index, part, simulation)) for part in stretches]
+        _bring_together(stretches, writers, checkpoint, passed)
+        if config.coarse_spin_up > 0 and not checkpoint.exists():
+            _develop(simulation, config, seed, device, _coarse_state(folder, index), _offset(show, index, 0))
 
         def receive(frame: int, time: float, values: Tensor) -> None:
             for part, writer in zip(stretches, writers, strict=True):
                 if part.first <= frame < part.stop:
                     writer.append(0, time - config.spin_up, values)
 
+        means = ChannelMeans(simulation.grid, config.channel.nu) if config.flow == "channel" else None
         run(
             simulation,
             times,
@@ -211,13 +223,56 @@ def _make(
             checkpoint=checkpoint,
             every=STATE_EVERY,
             passed=passed,
-            progress=None if show is None else lambda reached, _: show(index, reached),
+            progress=_offset(show, index, before),
             statistics=means,
         )
         if means is not None:
             for writer in writers:
                 writer.statistics.update(means.finished())
-    checkpoint.unlink(missing_ok=True)
+    for state in (checkpoint, _coarse_state(folder, index)):
+        state.unlink(missing_ok=True)
+
+
+def _bring_together(stretches: Sequence[Part], writers: Sequence[WellWriter], checkpoint: Path, passed: int) -> None:
+    """Cut off the frames that come again after the state. A state ahead of its frames is of no use: it goes."""
+    pairs = list(zip(stretches, writers, strict=True))
+
+    def wanted(part: Part) -> int:
+        frames = times_done(checkpoint) - passed
+        return min(max(0, frames - part.first), part.stop - part.first)
+
+    if any(writer.frames() < wanted(part) for part, writer in pairs):
+        checkpoint.unlink()
+    for part, writer in pairs:
+        writer.truncate(0, wanted(part))
+
+
+def _develop(
+    simulation: Simulation,
+    config: SyntheticTurbulenceConfig,
+    seed: int,
+    device: str,
+    checkpoint: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Start `simulation` from large eddies that have developed on the coarser grid."""
+    coarse = config.coarse.build(seed, device)
+    times = _coarse_times(config)
+    run(
+        coarse,
+        times,
+        lambda *_: None,
+        checkpoint=checkpoint,
+        every=STATE_EVERY,
+        passed=len(times),
+        progress=progress,
+    )
+    simulation.start_from(coarse.fields(), coarse.grid)
+
+
+def _offset(show: Callable[[int, int], None] | None, index: int, before: int) -> Callable[[int, int], None] | None:
+    """What a run, which knows only its own times, tells of its progress."""
+    return None if show is None else lambda reached, _: show(index, before + reached)
 
 
 def _writer(
@@ -232,7 +287,7 @@ def _writer(
         "description": f"{config.flow} flow, simulated spectrally; frames filtered to {config.stored_points} points",
         "simulation": json.dumps(asdict(chosen), sort_keys=True),
         "simulation_grid": list(simulation.grid.shape),
-        "spin_up": config.spin_up,
+        "spin_up": config.coarse_spin_up + config.spin_up,
         "seed": config.seed,
         "run": index,
         "units": "half height and nominal friction velocity" if config.flow == "channel" else "non-dimensional",
@@ -249,9 +304,27 @@ def _writer(
 
 def _times(config: SyntheticTurbulenceConfig) -> tuple[list[float], int]:
     """The times of the marks of the spin-up and of the frames, and how many of them are marks."""
-    marks = math.ceil(config.spin_up / config.spacing * (1 - 1e-9))
+    marks = _marks(config.spin_up, config.spacing)
     frames = [config.spin_up + config.spacing * k for k in range(config.frames)]
     return [config.spin_up * k / marks for k in range(marks)] + frames, marks
+
+
+def _coarse_times(config: SyntheticTurbulenceConfig) -> list[float]:
+    """The times of the marks on the coarser grid, the last one its end."""
+    marks = _marks(config.coarse_spin_up, config.spacing)
+    return [config.coarse_spin_up * (k + 1) / marks for k in range(marks)]
+
+
+def _marks(time: float, spacing: float) -> int:
+    """Into how many pieces, none longer than the frames' spacing, a spin-up is cut: a kill costs no more."""
+    return math.ceil(time / spacing * (1 - 1e-9))
+
+
+def _done(config: SyntheticTurbulenceConfig, folder: Path, index: int) -> int:
+    """How many times of an unfinished run, on both grids, were reached."""
+    if _state(folder, index).exists():
+        return len(_coarse_times(config)) + times_done(_state(folder, index))
+    return times_done(_coarse_state(folder, index))
 
 
 def _points(config: SyntheticTurbulenceConfig) -> tuple[int, ...]:
@@ -259,6 +332,10 @@ def _points(config: SyntheticTurbulenceConfig) -> tuple[int, ...]:
     if config.flow == "channel":
         return config.channel.points
     return (config.kolmogorov.points,) * 2 if config.flow == "kolmogorov" else (config.isotropic.points,) * 3
+
+
+def _within(points: Sequence[int], most: Sequence[int]) -> bool:
+    return len(points) == len(most) and all(4 <= own <= limit for own, limit in zip(points, most, strict=True))
 
 
 def _name(config: SyntheticTurbulenceConfig, index: int) -> str:
@@ -271,6 +348,10 @@ def _path(config: SyntheticTurbulenceConfig, folder: Path, index: int, part: Par
 
 def _state(folder: Path, index: int) -> Path:
     return folder / STATES / f"run{index:03d}.safetensors"
+
+
+def _coarse_state(folder: Path, index: int) -> Path:
+    return folder / STATES / f"run{index:03d}_coarse.safetensors"
 
 
 def _finished(config: SyntheticTurbulenceConfig, folder: Path, index: int) -> bool:

@@ -210,6 +210,32 @@ def test_isotropic_turbulence(tmp_path: Path) -> None:
     np.testing.assert_allclose(frame, start.numpy(), atol=1e-5)
 
 
+def test_large_eddies_develop_on_a_coarser_grid(tmp_path: Path) -> None:
+    """As by hand, and to the same bits when it breaks off on either grid."""
+    config = replace(SMALL, coarse_spin_up=0.7, coarse_points=(12, 12), spin_up=0.2)
+    folder = WellFolder(generate(config, tmp_path / "whole", processes=1))
+    seed = run_seed(config.seed, 1)
+    coarse = replace(config.kolmogorov, points=12).build(seed)
+    coarse.advance(0.7)
+    fine = config.kolmogorov.build(0)
+    fine.start_from(coarse.fields(), coarse.grid)
+    fine.advance(0.2)
+    found = folder.files("valid")[0].read(0, [0])[0]
+    np.testing.assert_allclose(found, fine.fields(stored_grid(config)).numpy(), rtol=0, atol=2e-4)
+    per_run = 7 + 2 + 6
+    for stop in (per_run + 3, per_run + 11):
+
+        def show(progress: Progress, stop: int = stop) -> None:
+            if progress.done == stop:
+                raise KeyboardInterrupt
+
+        again = tmp_path / f"stopped at {stop}"
+        with pytest.raises(KeyboardInterrupt):
+            generate(config, again, show, processes=1)
+        generate(config, again, processes=1)
+        assert WellFolder(again).fingerprint == folder.fingerprint
+
+
 def test_parts() -> None:
     def splits(runs: int) -> list[str]:
         return [part.split for run in parts(replace(SMALL, runs=runs)) for part in run]
@@ -231,6 +257,8 @@ def test_refusals(made: Path) -> None:
         replace(SMALL, runs=1)
     with pytest.raises(ConfigError, match=r"stored_points: expected from 4 to \(16, 16\) points.*got \(8, 8, 8\)"):
         replace(SMALL, stored_points=(8, 8, 8))
+    with pytest.raises(ConfigError, match=r"coarse_points of the flow kolmogorov up to \(16, 16\) \(in a box"):
+        replace(SMALL, coarse_spin_up=1.0, coarse_points=(12, 8))
     with pytest.raises(ConfigError, match="stored_points"):
         replace(SMALL, stored_points=(8, 32))
 
