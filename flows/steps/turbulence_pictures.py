@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from html import escape
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -42,8 +43,10 @@ class View:
     up: int
     level: int | None
     """Point on the remaining axis where the plane lies; None for a field in a plane."""
-    words: str
     components: tuple[str, ...]
+    shows: Literal["scalar", "fluctuation", "vorticity"]
+    """A component of that name, the first velocity without its mean over the plane, or the curl of the velocity."""
+    words: str
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
@@ -64,10 +67,10 @@ class View:
             frame = frame.take(self.level, axis=normal)
         frame = np.asarray(frame, np.float64)
         right, up = self.axes
-        if self.words == "vorticity":
-            return frame[..., self.components.index("vorticity")]
+        if self.shows == "scalar":
+            return frame[..., self.components.index(self.words)]
         first = frame[..., self.components.index(f"velocity_{right.name}")]
-        if self.words.startswith("fluctuation"):
+        if self.shows == "fluctuation":
             with np.errstate(invalid="ignore", over="ignore"):  # of a run that has blown up
                 return first - first.mean()
         second = frame[..., self.components.index(f"velocity_{up.name}")]
@@ -83,21 +86,22 @@ def view_of(grid: Grid, components: Sequence[str], wall_unit: float | None) -> V
     """
     names, known = grid.names, tuple(components)
     if len(names) == 2 and "vorticity" in known:
-        return View(grid, 0, 1, None, "vorticity", known)
+        return View(grid, 0, 1, None, known, "scalar", "vorticity")
     if len(names) not in (2, 3) or not {f"velocity_{name}" for name in names[:2]} <= set(known):
         return None
     walls = grid.walls
     if len(names) == 2:
-        return View(grid, 0, 1, None, f"vorticity of the plane {names[0]}, {names[1]}", known)
+        return View(grid, 0, 1, None, known, "vorticity", "vorticity")
     if walls is None:
         words = f"vorticity around {names[2]} in the plane {names[2]} = {grid.axes[2].points[0]:.3g}"
-        return View(grid, 0, 1, 0, words, known)
+        return View(grid, 0, 1, 0, known, "vorticity", words)
     along, axis = grid.homogeneous, grid.axes[walls]
     height = NEAR_WALL * wall_unit if wall_unit else axis.length / 24
     level = max(int(np.argmin(np.abs(axis.points - axis.points[0] - height))), 1)
     found = float(axis.points[level] - axis.points[0])
     where = f"{names[walls]}+ = {found / wall_unit:.3g}" if wall_unit else f"{found:.3g} above the wall"
-    return View(grid, along[0], along[1], level, f"fluctuation of velocity_{names[along[0]]} at {where}", known)
+    words = f"fluctuation of velocity_{names[along[0]]} at {where}"
+    return View(grid, along[0], along[1], level, known, "fluctuation", words)
 
 
 def raster(view: View, plane: Float[np.ndarray, "across up"]) -> Float[np.ndarray, "row column"]:

@@ -211,7 +211,7 @@ def test_a_long_film_is_thinned_out(monkeypatch):
 def test_pictures_stand_upright():
     """x to the right, y upwards, wherever the points lie."""
     for grid in (PLANE, Grid((fourier("x", 10, 3.0), between_walls("y", 11)))):
-        view = pictures.View(grid, 0, 1, None, "vorticity", ("vorticity",))
+        view = pictures.View(grid, 0, 1, None, ("vorticity",), "scalar", "vorticity")
         x, y = np.meshgrid(*(axis.points for axis in grid.axes), indexing="ij")
         wave = np.sin(2 * np.pi * x / grid.axes[0].length) + 3 * np.cos(np.pi * y / grid.axes[1].length) ** 2
         shown = pictures.raster(view, wave)
