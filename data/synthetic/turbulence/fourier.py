@@ -33,6 +33,7 @@ class Box:
         self.wavenumbers = tuple(w.to(device, dtype) for w in wavenumbers(grid))
         """Of each direction, shaped to broadcast over modes."""
         self.squared = sum((w.square() for w in self.wavenumbers), torch.zeros((), dtype=dtype, device=device))
+        """Of the whole wavenumber; Nyquist modes, which are never kept, count as 0 in their direction."""
         self.kept = below(grid, [n / 3 for n in grid.shape]).to(device, dtype)
         """The modes whose products have no aliases among themselves: numbers below a third of the points."""
         self.cutoff = min((math.ceil(len(axis) / 3) - 1) * 2 * math.pi / axis.length for axis in grid.axes)
@@ -43,6 +44,18 @@ class Box:
 
     def points(self, modes: Complex[Tensor, "*lead_and_modes"]) -> Float[Tensor, "*lead_and_grid"]:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=self.axes, norm="forward")
+
+    def real(self, modes: Complex[Tensor, "*lead_and_modes"]) -> Complex[Tensor, "*lead_and_modes"]:
+        """The modes of a real field, without what the redundant ones (wavenumber 0 of the last axis) hold besides.
+
+        Transforms do not see that part, which rounding makes: a force that grows with the modes would feed it for ever.
+        """
+        axes = self.axes[1:]
+        plane = modes[..., 0]
+        mirrored = plane.flip(axes).roll((1,) * len(axes), axes).conj()
+        found = modes.clone()
+        found[..., 0] = (plane + mirrored) / 2
+        return found
 
     @cached_property
     def weights(self) -> Float[Tensor, " mode"]:
@@ -116,18 +129,6 @@ def resized(
             found.narrow(axis, m - common, common).copy_(modes.narrow(axis, n - common, common))
         modes = found
     return modes
-
-
-def resampled(fields: Float[Tensor, "*lead_and_grid"], grid: Grid, wanted: Grid) -> Float[Tensor, "*lead_and_grid"]:
-    """Fields [..., *grid] on another grid of the same box: filtered sharply, or interpolated.
-
-    Raises:
-        ConfigError: another box.
-    """
-    check_same_box(grid, wanted)
-    axes = tuple(range(-len(grid.axes), 0))
-    modes = resized(torch.fft.rfftn(fields, dim=axes, norm="forward"), grid.shape, wanted.shape)
-    return torch.fft.irfftn(modes, s=wanted.shape, dim=axes, norm="forward")
 
 
 def check_same_box(grid: Grid, wanted: Grid) -> None:

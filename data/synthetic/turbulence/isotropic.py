@@ -104,7 +104,7 @@ class Isotropic:
         number, length = steps_between(self.time, until, self.config.step)
         good = modes = self._modes
         for k in range(1, number + 1):
-            modes = self._step.step(modes, length)
+            modes = self._box.real(self._step.step(modes, length))
             if self.config.forcing == "energy":
                 scale = (self._held / self._forced_energy(modes)).sqrt()
                 modes = torch.where(self._forced, modes * scale, modes)

@@ -8,7 +8,7 @@ import torch
 
 from data.errors import ConfigError
 from data.grid import Grid, fourier
-from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, resampled, resized
+from data.synthetic.turbulence.fourier import Box, IntegratingFactor, below, box, check_same_box, resized
 
 GRID = Grid((fourier("x", 12, 4.0), fourier("y", 15, 2 * math.pi)))
 
@@ -16,6 +16,11 @@ GRID = Grid((fourier("x", 12, 4.0), fourier("y", 15, 2 * math.pi)))
 def waves(grid: Grid, numbers: list[tuple[int, int]]) -> torch.Tensor:
     x, y = np.meshgrid(*(2 * np.pi * a.points / a.length for a in grid.axes), indexing="ij")
     return torch.from_numpy(sum(np.cos(k * x + j * y + 0.3 * j) for k, j in numbers))
+
+
+def resampled(field: torch.Tensor, grid: Grid, wanted: Grid) -> torch.Tensor:
+    modes = torch.fft.rfft2(field, norm="forward")
+    return torch.fft.irfft2(resized(modes, grid.shape, wanted.shape), s=wanted.shape, norm="forward")
 
 
 def test_derivatives_are_those_of_the_grid() -> None:
@@ -47,6 +52,16 @@ def test_products_of_kept_modes_have_no_aliases(points: int) -> None:
     assert flow.cutoff == max(k for k in range(points) if 3 * k < points)
 
 
+@pytest.mark.parametrize("points", [6, 7])
+def test_modes_of_a_real_field(points: int) -> None:
+    """The projection is what a transform to points and back does, Nyquist modes of the last axis apart."""
+    flow = Box(box(points, "xyz"), torch.float64, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    modes = torch.randn(2, points, points, points // 2 + 1, generator=generator, dtype=torch.complex128)
+    modes[..., -1] = 0
+    torch.testing.assert_close(flow.real(modes), flow.modes(flow.points(modes)), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("wanted", [(8, 9), (9, 8), (24, 30), (11, 16), (12, 15)])
 def test_change_of_grid_keeps_what_both_hold(wanted: tuple[int, int]) -> None:
     other = Grid(tuple(fourier(a.name, n, a.length) for a, n in zip(GRID.axes, wanted, strict=True)))
@@ -64,7 +79,8 @@ def test_a_coarser_grid_loses_only_what_it_cannot_hold() -> None:
 
 def test_another_box_is_refused() -> None:
     with pytest.raises(ConfigError, match="same periodic box"):
-        resampled(torch.zeros(12, 15), GRID, Grid((fourier("x", 12, 4.0), fourier("y", 15, 6.0))))
+        check_same_box(GRID, Grid((fourier("x", 12, 4.0), fourier("y", 15, 6.0))))
+    check_same_box(GRID, Grid((fourier("x", 8, 4.0), fourier("y", 7, 2 * math.pi))))
 
 
 def test_the_test_filter_is_sharp() -> None:

@@ -141,6 +141,21 @@ def test_constant_energy_of_the_forced_wavenumbers() -> None:
     assert flow.energy() != pytest.approx(before, rel=1e-3)
 
 
+@pytest.mark.parametrize("forcing", ["power", "energy"])
+def test_nothing_grows_that_no_field_shows(forcing: str) -> None:
+    """An imaginary part of modes that a real field has not, which only the force would act on, is gone after a step."""
+    flow = IsotropicConfig(points=12, forcing=forcing, dtype="float64").build(1)  # type: ignore[arg-type]
+    state = flow.state()
+    state["modes"][0, :, 1, 0, 1] += 1e-3
+    state["modes"][0, :, -1, 0, 1] += 1e-3
+    seen = flow.fields()
+    flow.restore(state)
+    torch.testing.assert_close(flow.fields(), seen, rtol=0, atol=1e-14)
+    flow.advance(0.05)
+    shown = 0.5 * flow.fields().square().sum(-1).mean().item()
+    assert flow.energy() == pytest.approx(shown, rel=1e-13)
+
+
 def test_energy_is_conserved_without_viscosity() -> None:
     flow = IsotropicConfig(points=16, nu=1e-12, forcing="none", dtype="float64", step=0.005).build(3)
     before = flow.energy()
