@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PARTS = ("_baseline", "_peer", "_preparation")
-LONG = ("forecast_results",)
+LONG = ("forecast_results", "channel180")
 AVAILABLE = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if not p.stem.endswith(PARTS))
 
 

@@ -41,6 +41,8 @@ SETTLING = 3.0
 """How long each case goes on before it is averaged."""
 SPACING = 0.1
 """Time between the frames that are averaged."""
+HEIGHTS = np.geomspace(0.006, 1.0, 120)
+"""At which the lines of the plots are drawn."""
 QUANTITIES = ("mean velocity", "rms streamwise", "rms wall-normal", "rms spanwise", "shear stress", "centre velocity")
 GRIDS = ((32, 33, 16), (32, 33, 32), (48, 65, 48), (64, 65, 64), (80, 97, 72))
 
@@ -159,15 +161,12 @@ def _cell(row: Row, allowed: float) -> str:
 
 def mean_plot(found: Mapping[str, tuple[Case, Profiles, Moments]], reference: Profiles) -> str:
     """Mean velocity over the logarithm of the distance from the wall."""
-    plot = Plot((0.0, np.log10(180)), (0.0, 20.0), right=130)
+    plot = Plot((0.0, np.log10(180)), (0.0, 20.0), right=150)
     plot.grid("y⁺", [(np.log10(v), str(v)) for v in (1, 3, 10, 30, 100)])
     for (name, (_, profiles, _)), colour in zip(found.items(), COLOURS, strict=False):
-        keep = profiles.y_plus >= 1
-        across, value, width = (
-            np.log10(profiles.y_plus[keep]),
-            profiles.velocity.value[keep],
-            profiles.velocity.plus_minus[keep],
-        )
+        smooth = profiles.at(HEIGHTS)
+        across = np.log10(HEIGHTS * profiles.re_tau)
+        value, width = smooth.velocity.value, smooth.velocity.plus_minus
         plot.band(across, value - width, value + width, colour)
         plot.line(across, value, colour, name)
     keep = reference.y_plus >= 1
@@ -177,13 +176,14 @@ def mean_plot(found: Mapping[str, tuple[Case, Profiles, Moments]], reference: Pr
 
 def rms_plot(found: Mapping[str, tuple[Case, Profiles, Moments]], reference: Profiles) -> str:
     """Root mean squares of the three components over the distance from the wall."""
-    plot = Plot((0.0, 180.0), (0.0, 3.0), right=130)
+    plot = Plot((0.0, 180.0), (0.0, 3.0), right=150)
     plot.grid("y⁺", [(v, str(v)) for v in (0, 50, 100, 150)])
     for (name, (_, profiles, _)), colour in zip(found.items(), COLOURS, strict=False):
+        smooth = profiles.at(HEIGHTS)
         for k, component in enumerate("uvw"):
-            value, width = profiles.rms.value[:, k], profiles.rms.plus_minus[:, k]
-            plot.band(profiles.y_plus, value - width, value + width, colour)
-            plot.line(profiles.y_plus, value, colour, f"{component} {name}")
+            value, width = smooth.rms.value[:, k], smooth.rms.plus_minus[:, k]
+            plot.band(HEIGHTS * profiles.re_tau, value - width, value + width, colour)
+            plot.line(HEIGHTS * profiles.re_tau, value, colour, f"{component} {name}")
     for k in range(3):
         plot.line(reference.y_plus, reference.rms.value[:, k], "#222", quiet=True)
     return plot.svg()
