@@ -4,7 +4,7 @@ Restated from the specification at https://polymathic-ai.org/the_well (Ohana et 
 own format checker asks for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -21,6 +21,8 @@ LENGTHS = "frames_of_trajectory"
 """Attribute of files whose trajectories do not all have as many frames; the missing frames are NaN."""
 
 CONDITIONS = ("WALL", "OPEN", "PERIODIC")
+DAMAGED = (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError)
+"""What h5py raises where a file is damaged, by the place of the damage."""
 _REQUIRED: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("dataset_name", str, "a string"),
     ("grid_type", str, "a string"),
@@ -33,21 +35,21 @@ def violations(path: Path) -> list[str]:
     """The rules that a file breaks, one sentence each; none where it follows The Well's layout."""
     if not path.is_file():
         return ["there is no such file"]
-    try:
-        with h5py.File(path, "r") as file:
-            outside = list(_outside(file))
-            return outside or list(_broken(file))
-    except OSError as error:
-        return [_unreadable(path, error)]
+    return _found(path, lambda file: list(_outside(file)) or list(_broken(file)))
 
 
 def contained(path: Path) -> list[str]:
     """As `violations`, of the one rule that holds for all HDF5 files: the data lie in the file and need no plug-in."""
+    return _found(path, lambda file: list(_outside(file)))
+
+
+def _found(path: Path, look: Callable[[h5py.File], list[str]]) -> list[str]:
     try:
         with h5py.File(path, "r") as file:
-            return list(_outside(file))
-    except OSError as error:
-        return [_unreadable(path, error)]
+            return look(file)
+    except DAMAGED as error:
+        reason = "it is a truncated or damaged HDF5 file" if h5py.is_hdf5(path) else "it is not an HDF5 file"
+        return [f"{reason} ({str(error).splitlines()[0] if str(error) else error!r})"]
 
 
 def names_of(holder: h5py.HLObject, attribute: str) -> list[str] | None:
@@ -94,20 +96,16 @@ def fields_of(components: Sequence[str], axes: Sequence[str]) -> list[tuple[str,
     return found
 
 
-def _unreadable(path: Path, error: OSError) -> str:
-    reason = "it is a truncated or damaged HDF5 file" if h5py.is_hdf5(path) else "it is not an HDF5 file"
-    return f"{reason} ({str(error).splitlines()[0]})"
-
-
 def _outside(file: h5py.File) -> Iterator[str]:
     """What would have HDF5 read other files, run a plug-in, or take more memory than any file needs."""
     waiting: list[tuple[str, h5py.Group]] = [("", file)]
     seen = set()
     while waiting:
         where, group = waiting.pop()
-        if group.id.__hash__() in seen:
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
             continue
-        seen.add(group.id.__hash__())
+        seen.add(address)
         for name in group:
             full = f"{where}/{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
