@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.errors import PenstockError
 from data.grid import Grid, fourier
-from data.synthetic.turbulence.fourier import resampled
+from data.synthetic.turbulence.fourier import resized
 from data.synthetic.turbulence.kolmogorov import KolmogorovConfig
 from data.synthetic.turbulence.subgrid import Model, SubgridConfig
 from data.turbulence.comparison import compare, stability
@@ -77,7 +77,7 @@ class Solver:
 
 
 def filtered(folder: WellFolder, points: int, path: Path) -> WellFolder:
-    """The fields cut off sharply to so many points along each axis, in a folder of their own at `path`."""
+    """A vorticity cut off sharply to so many points along each axis, in a folder of their own at `path`."""
     grid = Grid(tuple(fourier(axis.name, points, axis.length) for axis in folder.grid.axes))
     for split in SPLITS:
         for number, file in enumerate(folder.files(split)):
@@ -93,9 +93,10 @@ def filtered(folder: WellFolder, points: int, path: Path) -> WellFolder:
                 trajectories=len(file.lengths),
             ) as writer:
                 for trajectory, length in enumerate(file.lengths):
-                    frames = torch.from_numpy(file.read(trajectory, slice(0, length))).movedim(-1, 1)
-                    for k, frame in enumerate(resampled(frames, folder.grid, grid).movedim(1, -1)):
-                        writer.append(trajectory, k * folder.spacing, frame.numpy())
+                    frames = torch.from_numpy(file.read(trajectory, slice(0, length)))[..., 0]
+                    modes = resized(torch.fft.rfft2(frames, norm="forward"), frames.shape[1:], grid.shape)
+                    for k, frame in enumerate(torch.fft.irfft2(modes, s=grid.shape, norm="forward")):
+                        writer.append(trajectory, k * folder.spacing, frame[..., None].numpy())
     return WellFolder(path)
 
 
