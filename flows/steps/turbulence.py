@@ -41,7 +41,7 @@ DOMAIN = Domain(
     models=dict.fromkeys(NETWORKS, StepperConfig),
     needs={
         **dict.fromkeys(TRAININGS, ("prepare",)),
-        "sample": TRAININGS,
+        "sample": ("prepare", *TRAININGS),
         "solve": ("prepare",),
         "evaluate": ("sample", "solve"),
         "export": ("evaluate",),

@@ -12,16 +12,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from benchmarks.turbulence_reference import PlainIFactFormer
 from data.grid import Grid, fourier
 from data.turbulence.well import WellFile, WellWriter
 from data.turbulence.well_rules import violations
 from flows.models import load_model
 from flows.run import DONE, Run
 from flows.steps.turbulence_evaluation import PERSISTENCE, SIMULATION, read_results, read_statistics
-from flows.steps.turbulence_rollout import rollout_file
-from modules.turbulence.ifactformer import IFactFormerConfig
+from flows.steps.turbulence_rollout import load_stepper, rollout_file
 from modules.turbulence.stepper import Stepper
 from tests.flows.conftest import started
 
@@ -96,28 +95,26 @@ def test_a_killed_rollout_goes_on_bit_for_bit(penstock: Penstock, runs: Path, tm
 
 
 def test_published_weights_become_a_run(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
-    """Weights under the published names, rolled out on fields of two components; statistics from the data."""
-    from modules.turbulence.import_weights import published_names
-
-    config = IFactFormerConfig(components=1, axes=2, dim=12, heads=2, dim_head=4, iterations=3)
+    """A checkpoint as the published program writes it, rolled out on the user's fields; statistics from these."""
     torch.manual_seed(1)
-    state = config.build().state_dict()
-    published = {}
-    for theirs, ours in published_names(config).items():
-        value = state[ours]
-        published[theirs] = (
-            value.transpose(0, 1).contiguous() if ours == "lift.weight" and value.dim() > 2 else value
-        ).clone()
-    file = tmp_path / "checkpoint_best.safetensors"
-    save_file({key: value.contiguous() for key, value in published.items()}, file)
+    theirs = PlainIFactFormer(components=1, axes=2, dim=12, heads=2, dim_head=4, iterations=3).eval()
+    file = tmp_path / "checkpoint_best.pth"
+    torch.save(theirs.state_dict(), file)
     file.with_suffix(".json").write_text(json.dumps({"n_layer": 3}))
-    code, _, err = penstock(
-        "import", "--from", "ifactformer", str(file), "--name", "published", "--domain", "turbulence"
-    )
+    vortices(tmp_path / "mine.hdf5")
+    words = ("--from", "ifactformer", str(file), "--data", str(tmp_path / "mine.hdf5"), "--name", "published")
+    code, _, err = penstock("import", *words)
     assert code == 0, err
     run = Run(runs / "published")
     assert run.config.networks == ("operator",)
-    assert run.config.operator.stepper.network.iterations == 3
+    code, _, err = penstock("sample", "published", "--sample.steps", "21", "--sample.guard", "1e12")
+    assert code == 0, err
+    stepper, rollout = load_stepper(run, "operator"), WellFile(rollout_file(run, "operator"))
+    given, first = (torch.from_numpy(rollout.read(0, [k])) for k in (0, 1))
+    points = [torch.linspace(0, 2 * math.pi, 16)[:, None]] * 2
+    with torch.no_grad():
+        found = theirs(((given - stepper.mean) / stepper.std)[None], points)
+    torch.testing.assert_close(first[0], found[0] * stepper.std + stepper.mean, rtol=0, atol=2e-5)
 
 
 def vortices(
