@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-PARTS = ("_baseline", "_peer", "_preparation")
+PARTS = ("_baseline", "_peer", "_preparation", "_reference")
 LONG = ("forecast_results", "channel180")
 AVAILABLE = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if not p.stem.endswith(PARTS))
 
