@@ -122,6 +122,10 @@ class IFactFormer(nn.Module):
         self.head = nn.Linear(width, config.components)
         self._kept: dict[Any, tuple[list[Tensor], GridTables]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, here or in another process, makes its own tables: those kept are known by the ids of these weights.
+        return {**self.__dict__, "_kept": {}}
+
     @property
     def weight_sets(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))

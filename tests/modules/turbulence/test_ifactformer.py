@@ -1,5 +1,6 @@
 """The factorized operator against its plain transcription, and against laws of quadrature and of a change of grid."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -198,6 +199,9 @@ def test_a_grid_is_computed_once() -> None:
     for n in range(3, 12):
         network(normal(1, 1, n, 5, 3, 3).float(), Grid((fourier("x", n, 3.0), *axes[1:])))
     assert len(network._kept) <= 4
+    twin = copy.deepcopy(network)
+    assert not twin._kept
+    torch.testing.assert_close(twin(past, Grid(axes)), network(past, Grid(axes)), rtol=0, atol=0)
     doubled = network.double()(past.double(), Grid(axes))
     assert doubled.dtype == torch.float64
 
