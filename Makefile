@@ -17,7 +17,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## the main job, from synthetic data to a report: solids; DOMAIN=protein backbones; DOMAIN=forecast series
+demo: $(READY)  ## the main job, from synthetic data to a report: solids; DOMAIN=protein backbones; DOMAIN=forecast series; DOMAIN=turbulence flows
 	$(BIN)/penstock run $(DOMAIN) --preset demo
 
 test: $(READY) lint  ## lint, type check, layer contracts, and the default tests

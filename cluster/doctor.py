@@ -19,6 +19,7 @@ OPTIONAL = {
     "gemmi": ("structure files", "pip install 'penstock[protein]'"),
     "mdtraj": ("secondary structure", "pip install 'penstock[protein]'"),
     "tmtools": ("TM-scores", "pip install 'penstock[protein]'"),
+    "neuralop": ("Fourier neural operators", "pip install 'penstock[turbulence]'"),
     "pandas": ("tables of time series", "pip install 'penstock[forecast]'"),
     "pyarrow": ("Parquet tables", "pip install 'penstock[forecast]'"),
 }

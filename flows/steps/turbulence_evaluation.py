@@ -21,8 +21,8 @@ from flows.steps.turbulence_solvers import solved
 from modules.turbulence.metrics import correlation, relative_l2, steps_until, vrmse
 
 PERSISTENCE, SIMULATION, TEST = "persistence", "simulation", "simulation-test"
-"""Saying that nothing changes; all frames of the simulation; its test part held against them, which shows how much of an
-error is chance."""
+"""Saying that nothing changes; all frames of the simulation; its test part held against them, which shows how much is
+chance."""
 NO_BETTER = 1.0
 """VRMSE from which on a forecast says no more than the mean does."""
 
@@ -35,7 +35,12 @@ def evaluate(run: Run) -> None:
     folder.mkdir(exist_ok=True)
     simulation = _simulation(run, fields, SIMULATION)
     found: dict[str, Any] = {
-        SIMULATION: {"kind": "reference", "statistics": [], "steps": simulation.frames},
+        SIMULATION: {
+            "kind": "reference",
+            "statistics": [],
+            "steps": simulation.frames,
+            "measured": _measured(simulation),
+        },
         **_held_out(run, fields, simulation),
         PERSISTENCE: {"kind": "floor", "statistics": [], "error_by_step": _errors(run, fields, None)},
     }
@@ -69,9 +74,7 @@ def read_statistics(run: Run, name: str) -> Statistics:
 
 def _simulation(run: Run, fields: Fields, name: str, *splits: str, like: Statistics | None = None) -> Statistics:
     """Statistics of the prepared frames."""
-    statistics = FlowStatistics(
-        fields.grid, fields.components, nu=fields.nu, block=run.config.evaluate.block, like=like
-    )
+    statistics = _statistics(run, fields, like)
     for number, (file, trajectory) in enumerate(fields.trajectories(*splits)):
         for k in range(0, file.lengths[trajectory], fields.stride):
             statistics.add(file.read(trajectory, [k])[0], file.times[trajectory, k], number)
@@ -80,10 +83,19 @@ def _simulation(run: Run, fields: Fields, name: str, *splits: str, like: Statist
     return found
 
 
+def _statistics(run: Run, fields: Fields, like: Statistics | None) -> FlowStatistics:
+    # A force that varies along y makes a mean flow along x that does, too.
+    profile = "y" if "forcing_wavenumber" in fields.parameters and "y" in fields.grid.names else None
+    return FlowStatistics(
+        fields.grid, fields.components, nu=fields.nu, block=run.config.evaluate.block, profile=profile, like=like
+    )
+
+
 def _held_out(run: Run, fields: Fields, simulation: Statistics) -> dict[str, Any]:
     """The test part against all frames, as if it were a model."""
     found = _simulation(run, fields, TEST, "test", like=simulation)
-    return {TEST: {"kind": "reference", "statistics": _rows(found, simulation), "steps": found.frames}}
+    judged = {"kind": "reference", "statistics": _rows(found, simulation), "steps": found.frames}
+    return {TEST: judged | {"measured": _measured(found)}}
 
 
 def _judged(run: Run, fields: Fields, name: str, simulation: Statistics) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def _judged(run: Run, fields: Fields, name: str, simulation: Statistics) -> dict
         "steps": min(file.lengths) - 1,
         "stopped": {str(k): {"step": step, "reason": reason} for k, (step, reason) in journal.stopped.items()},
         "error_by_step": errors,
+        "spread_by_step": _spread(run, fields, file) if network and config.sample.members > 1 else [],
         "time_to_divergence": None if until is None else until * fields.spacing,
         "statistics": [],
     }
@@ -108,6 +121,7 @@ def _judged(run: Run, fields: Fields, name: str, simulation: Statistics) -> dict
     verdict = stability(statistics, simulation, until=config.sample.steps * fields.spacing)
     return judged | {
         "statistics": _rows(statistics, simulation),
+        "measured": _measured(statistics),
         "stable": verdict.stable,
         "verdict": verdict.reason,
         "spectrum": {"largest": verdict.spectrum.error, "relative_l2": verdict.spectrum_l2.error},
@@ -119,9 +133,7 @@ def _rollout_statistics(
 ) -> Statistics | None:
     """Statistics of a rollout after it has settled; None where no trajectory lived so long."""
     config: TurbulenceConfig = run.config
-    statistics = FlowStatistics(
-        fields.grid, fields.components, nu=fields.nu, block=config.evaluate.block, like=simulation
-    )
+    statistics = _statistics(run, fields, simulation)
     progress, any_frame = Progress(f"measure {name}", sum(file.lengths), "frames"), False
     for trajectory, length in enumerate(file.lengths):
         for k in range(config.evaluate.settle + 1, length):
@@ -159,6 +171,33 @@ def _errors(run: Run, fields: Fields, file: WellFile | None, members: int = 1) -
         for name, curve in curves.items():
             curve.append(float(np.mean([error[name] for error in found[step]])))
     return curves
+
+
+def _measured(statistics: Statistics) -> dict[str, list[float | None]]:
+    """Single figures and their 95 % half-widths: energy, correlation time (mean over heights and components), and the
+    divergence as a share of a velocity gradient."""
+    energy, times, both = statistics.energy, statistics.correlation_time, statistics.divergence
+    found = {
+        "energy": (float(energy.value), float(energy.plus_minus)),
+        "correlation time": (float(times.value.mean()), float(times.plus_minus.mean())),
+        "divergence": (float(both.value[0] / both.value[1]), float(both.plus_minus[0] / both.value[1])),
+    }
+    return {name: [value if np.isfinite(value) else None for value in pair] for name, pair in found.items()}
+
+
+def _spread(run: Run, fields: Fields, file: WellFile) -> list[float]:
+    """Standard deviation between the members of an ensemble after each step, in units of the members' own variance in
+    space, as VRMSE has it; a mean over trajectories, for as long as all members live."""
+    members = run.config.sample.members
+    curve = []
+    for step in range(1, min(file.lengths)):
+        shares = []
+        for first in range(0, file.trajectories, members):
+            frames = torch.from_numpy(np.stack([file.read(first + m, [step])[0] for m in range(members)])).double()
+            between, within = frames.var(dim=0), frames.flatten(1, -2).var(dim=1)
+            shares.append(float((between.flatten(0, -2).mean(dim=0) / within.mean(dim=0)).sqrt().mean()))
+        curve.append(float(np.mean(shares)))
+    return curve
 
 
 def _predicted(file: WellFile | None, trajectory: int, start: Start, steps: int) -> Iterator[tuple[int, np.ndarray]]:

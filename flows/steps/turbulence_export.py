@@ -1,9 +1,8 @@
 """Rollouts and statistics as files for other programs."""
 
-from data.turbulence.statistics_file import write_tables
-
 from configs.turbulence import TurbulenceConfig
 from data.export.field import FORMATS, write_field
+from data.turbulence.statistics_file import write_tables
 from data.turbulence.well import WellFile
 from flows.progress import Progress
 from flows.run import Run

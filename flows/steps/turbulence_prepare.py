@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from data.turbulence.preparation import preparation_key, prepare
-
 from configs.turbulence import TurbulenceConfig
+from data.turbulence.preparation import preparation_key, prepare
 from data.turbulence.well_folder import WellFolder
 from flows.progress import shown
 from flows.run import Run

@@ -80,6 +80,7 @@ def report(run: Run) -> None:
         *_pictures(rollouts, results, found),
         *_steps(results, colours),
         _models(results),
+        *_measured(results),
         *_charts("Long rollouts", energy_figures(found, colours), _LONG),
         *_charts("Spectra", spectrum_figures(found, colours), "Of the fluctuations; the band is that of the DNS."),
         *_charts("Profiles", profile_figures(found, colours, published), PROFILES),
@@ -198,11 +199,56 @@ def _steps(results: Mapping[str, Any], colours: Colours) -> list[Section]:
         up = Scale(words=label, least=None if metric == "correlation" else 0, most=MOST_ERROR if high else None)
         drawn = chart(lines, across=Scale(words="steps", least=0), up=up)
         figures.append(Figure(image=drawn, caption=caption, alt=f"{label} of every model over the steps"))
+    figures += _ensembles(results, colours)
     note = (
         "Against the simulation from the same frames, means over the rollouts for as long as the data have the truth. "
         "The relative L2 error of a flow with a strong mean is small whatever its fluctuations do; VRMSE is not."
     )
     return _charts("Step by step", figures, note)
+
+
+def _ensembles(results: Mapping[str, Any], colours: Colours) -> list[Figure]:
+    """Spread of each network's ensemble beside the error of its exact member; nothing where there are none."""
+    lines = []
+    for name, colour in colours.items():
+        model = results["models"].get(name, {})
+        spread = model.get("spread_by_step") or []
+        error = (model.get("error_by_step", {}).get("vrmse") or [])[: len(spread)]
+        if spread:
+            shown = spread[: max(len(error), 1)]
+            lines.append(Line(name=f"{short(name)}: spread", x=np.arange(1, len(shown) + 1), y=shown, colour=colour))
+            lines.append(
+                Line(name=f"{short(name)}: error", x=np.arange(1, len(error) + 1), y=error, colour=colour, dashed=True)
+            )
+    if not lines:
+        return []
+    drawn = chart(lines, across=Scale(words="steps", least=0), up=Scale(words="VRMSE", least=0))
+    caption = "Spread between the members of an ensemble; an honest one is as large as the error"
+    return [Figure(image=drawn, caption=caption, alt="spread and error of the ensembles over the steps")]
+
+
+def _measured(results: Mapping[str, Any]) -> list[Table]:
+    """Single figures of the long run."""
+    names = [name for name, model in results["models"].items() if model.get("measured")]
+    if not names:
+        return []
+    quantities = list(results["models"][names[0]]["measured"])
+    rows = [
+        (short(name), *(_with_half_width(results["models"][name]["measured"][quantity]) for quantity in quantities))
+        for name in names
+    ]
+    note = (
+        "Energy per unit mass; time over which fluctuations at a point stay alike; rms divergence as a share of the "
+        "rms of ∂u/∂x (fields that are filtered or sub-sampled have some). Behind ± 95 % from blocks."
+    )
+    return [Table(title="In the long run", columns=("", *quantities), rows=rows, note=note)]
+
+
+def _with_half_width(pair: Sequence[float | None]) -> str | None:
+    value, half = pair
+    if value is None:
+        return None
+    return f"{value:.3g}" if half is None else f"{value:.3g} ± {half:.2g}"
 
 
 def _charts(title: str, figures: Sequence[Figure], note: str) -> list[Section]:

@@ -25,7 +25,8 @@ def train_network(run: Run, name: str) -> None:
     section: Any = getattr(config, name)
     fields = fields_of(run)
     stepper = fitted(section.stepper, fields)
-    training = replace(_training(section), stepper=stepper)
+    loss = section.loss if _is_vorticity(fields) else replace(section.loss, velocity=0.0)
+    training = replace(_training(section), stepper=stepper, loss=loss)
     windows = FieldWindows(fields.folder, stepper.history, training.frames, fields.stride, section.augment)
     settings = section.trainer
     data = ItemDataModule(windows, None, settings.batch_size, config.seed, settings.workers, splits=windows.splits)
@@ -40,14 +41,18 @@ def train_network(run: Run, name: str) -> None:
 
 
 def fitted(stepper: StepperConfig, fields: Fields) -> StepperConfig:
-    """The stepper for the components and axes that the data have, shown a velocity only of a plane vorticity."""
-    plane = fields.components == ("vorticity",) and fields.grid.walls is None
+    """The stepper for the components and axes that the data have."""
     return replace(
         stepper,
         components=len(fields.components),
         axes=len(fields.grid.axes),
-        velocity=stepper.velocity and plane,
+        velocity=stepper.velocity and _is_vorticity(fields),
     )
+
+
+def _is_vorticity(fields: Fields) -> bool:
+    """Whether there is a velocity to derive: elsewhere options that concern it have nothing to do."""
+    return fields.components == ("vorticity",) and fields.grid.walls is None
 
 
 def training_scales(fields: Fields) -> FieldScales:

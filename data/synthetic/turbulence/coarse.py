@@ -24,7 +24,7 @@ def coarse_solver(
     """What solves the equations behind the fields, with the modes that their grid holds and that subgrid model.
 
     Told from what the fields are and from the parameters that their file has: a plane vorticity with `nu`, `drag` and
-    `forcing_wavenumber`, velocities between walls with `nu` and `U_bulk`, or in a periodic box with `nu`, `power` and
+    `forcing_wavenumber` (`forcing_amplitude` is 1 if it is missing), velocities between walls with `nu` and `U_bulk`, or in a periodic box with `nu`, `power` and
     `forced_below`, as the project's own simulations have them.
 
     Raises:
@@ -51,6 +51,7 @@ def _kolmogorov(grid: Grid, parameters: Mapping[str, float], model: Model) -> Ko
         nu=nu,
         drag=drag,
         forcing_wavenumber=round(wavenumber),
+        amplitude=parameters.get("forcing_amplitude", 1.0),
         step=KOLMOGOROV_STEP / points,
         subgrid=SubgridConfig(model=model),
     )
