@@ -3,7 +3,8 @@
 Both sides have the published sizes and the same weights, float32, one thread, and are compared first. Times are CPU
 seconds in one process, the sides taking turns in the order ABBA, the smallest of each; memory is the growth of the
 resident size during one call, each side in a fresh process. Both have the same allocator: glibc's as it is, or one that
-keeps freed blocks (--allocators keeps), which spares the transcription the zeroing of its large tensors.
+keeps freed blocks (--allocators keeps), which spares the transcription the zeroing of its large tensors; memory is
+measured with one that returns them at once, so that it is what is needed and not what was left over.
 """
 
 import argparse
@@ -27,6 +28,7 @@ PLAIN, OURS, RECOMPUTED, FNO = "transcription", "penstock", "penstock, recompute
 FNO_SIZES = {"n_modes": (8, 8, 8), "hidden_channels": 80, "n_layers": 4}
 ALLOCATORS = {
     "glibc": {},
+    "returns": {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
     "keeps": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)},
 }
 
@@ -187,7 +189,7 @@ def show(row: Row, allocators: list[str]) -> None:
     """Print one row: seconds and memory of both sides, and their ratios."""
     for allocator in allocators:
         times = in_child(row, allocator, None)
-        peaks = {side: in_child(row, allocator, side) for side in (PLAIN, row.side)}
+        peaks = {side: in_child(row, "returns", side) for side in (PLAIN, row.side)}
         print(
             f"{row.name:52} {allocator:8} {times[PLAIN]:9.2f} {times[row.side]:9.2f} "
             f"{times[PLAIN] / times[row.side]:8.2f}x {peaks[PLAIN]:9.0f} {peaks[row.side]:9.0f} "
