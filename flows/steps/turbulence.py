@@ -42,7 +42,7 @@ DOMAIN = Domain(
     needs={
         **dict.fromkeys(TRAININGS, ("prepare",)),
         "sample": ("prepare", *TRAININGS),
-        "solve": ("prepare",),
+        "solve": ("sample",),  # its starts, and its place
         "evaluate": ("sample", "solve"),
         "export": ("evaluate",),
         "report": ("evaluate", "export"),

@@ -1,6 +1,7 @@
 """Rollouts of the trained networks, streamed to files as they grow; a rollout that was killed goes on where it was."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.load import to_plain
 from configs.turbulence import TurbulenceConfig
 from data.turbulence.well import WellWriter
 from flows.models import load_model
@@ -21,6 +23,8 @@ from flows.steps.turbulence_train import training_scales
 from modules.turbulence.rollout import Guard, ensemble, rollout
 from modules.turbulence.stepper import Stepper
 
+SETTINGS = "settings.json"
+"""What the rollouts in samples/ were asked to be."""
 REFERENCE = "reference"
 """The simulation's own frames from the same starts on, for as long as all of them have some."""
 
@@ -51,8 +55,15 @@ class Journal:
 
 
 def sample(run: Run) -> None:
-    """Roll every network out from the same frames of the test part: samples/NAME.hdf5."""
+    """Roll every network out from the same frames of the test part: samples/NAME.hdf5.
+
+    What is there of rollouts with the same settings is kept or gone on with; of others, nothing.
+    """
     config: TurbulenceConfig = run.config
+    asked, told = {**to_plain(config.sample), "horizon": config.evaluate.horizon}, run.samples / SETTINGS
+    if not told.exists() or json.loads(told.read_text()) != asked:
+        shutil.rmtree(run.samples)
+        write_json(run.samples / SETTINGS, asked)
     _write_reference(run)
     for name in config.networks:
         if not rollout_file(run, name).exists():
@@ -119,8 +130,8 @@ def _roll_out(run: Run, name: str) -> None:
         for frame in frames if running else ():
             for trajectory, stop in frame.stopped.items():
                 journal.stopped[trajectory] = (stop.step, stop.reason)
+                journal.write()  # before other trajectories go on: a rollout that is resumed must know
                 print(f"  {name}, trajectory {trajectory}: ended at step {stop.step}, {stop.reason}", flush=True)
-            journal.write()
             for place, trajectory in enumerate(frame.trajectories):
                 writer.append(trajectory, frame.step * fields.spacing, frame.fields[place])
             progress.update(frame.step, running=len(frame.trajectories))

@@ -74,6 +74,10 @@ def test_from_equations_to_a_report_and_again(penstock: Penstock, runs: Path) ->
         for trajectory in range(short.trajectories):
             np.testing.assert_array_equal(short.read(trajectory, slice(13)), long.read(trajectory, slice(13)))
 
+    # Asked for longer ones, it makes them; those there are no longer what is asked for.
+    assert penstock("sample", "two", "--sample.steps", "15")[0] == 0
+    assert WellFile(rollout_file(twin, "operator")).lengths == (16,) * 4
+
 
 def test_a_killed_rollout_goes_on_bit_for_bit(penstock: Penstock, runs: Path, tmp_path: Path) -> None:
     long = (*DEBUG, "--networks", "[operator]", "--sample.steps", "300", "--sample.members", "2")
