@@ -1,5 +1,6 @@
 """What the turbulence benchmarks have in common: networks and solvers as one kind of thing, and how they are judged."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -215,6 +216,10 @@ def seconds(call: Callable[[], Any], times: int = TIMED) -> float:
     return best
 
 
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1%}"
+
+
 def table(verdicts: Mapping[str, Verdict], spacing: float, columns: tuple[str, ...]) -> str:
     """Rows of text: cost, errors and the verdict of the long run."""
     head = ["model", "parameters", "training s", "ms/frame", "s/unit time", "VRMSE 1", "VRMSE 10", "steps", "spectrum"]
@@ -230,8 +235,8 @@ def table(verdicts: Mapping[str, Verdict], spacing: float, columns: tuple[str, .
                 f"{v.seconds_per_frame / spacing:.3f}",
                 *errors,
                 f"{v.steps}",
-                *(f"{value:.1%}" for value in (v.spectrum, v.worst_shell)),
-                *(f"{v.statistics.get(column, float('nan')):.1%}" for column in columns),
+                *(_share(value) for value in (v.spectrum, v.worst_shell)),
+                *(_share(v.statistics.get(column, math.nan)) for column in columns),
                 v.reason,
             ]
         )
