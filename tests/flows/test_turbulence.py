@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import pytest
 import torch
 
 from benchmarks.turbulence_reference import PlainIFactFormer
+from data.errors import CheckpointError
 from data.grid import Grid, fourier
 from data.turbulence.well import WellFile, WellWriter
 from data.turbulence.well_rules import violations
 from flows.models import load_model
 from flows.run import DONE, Run
 from flows.steps.turbulence_evaluation import PERSISTENCE, SIMULATION, read_results, read_statistics
+from flows.steps.turbulence_import import import_ifactformer
 from flows.steps.turbulence_rollout import load_stepper, rollout_file
 from modules.turbulence.stepper import Stepper
 from tests.flows.conftest import started
@@ -122,6 +125,28 @@ def test_published_weights_become_a_run(penstock: Penstock, runs: Path, tmp_path
     with torch.no_grad():
         found = theirs(((given - stepper.mean) / stepper.std)[None], points)
     torch.testing.assert_close(first[0], found[0] * stepper.std + stepper.mean, rtol=0, atol=2e-5)
+
+
+def test_published_statistics_come_with_the_weights(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    theirs = PlainIFactFormer(components=3, axes=2, dim=12, heads=2, dim_head=4, iterations=10).eval()
+    torch.save(theirs.state_dict(), tmp_path / "checkpoint_best.pth")
+    told = {"x_mean": [1.0, 2.0, 3.0], "x_std": [0.5, 2.0, 1.0], "y_mean": [1.1, 2.1, 2.9], "y_std": [0.6, 2.2, 1.1]}
+    statistics = {name: torch.tensor(values) for name, values in told.items()}
+    (tmp_path / "norm.pkl").write_bytes(pickle.dumps(statistics))
+    imported = import_ifactformer(tmp_path)["operator"]
+    stepper = imported.config.build()
+    stepper.load_state_dict(imported.weights)
+    grid = Grid((fourier("x", 8, 2 * math.pi), fourier("y", 6, 2 * math.pi)))
+    frames = torch.randn(2, 1, 8, 6, 3, generator=torch.Generator().manual_seed(0))
+    points = [torch.linspace(0, 2 * math.pi, n)[:, None] for n in grid.shape]
+    with torch.no_grad():
+        found = theirs((frames - statistics["x_mean"]) / statistics["x_std"], points)
+        expected = found * statistics["y_std"] + statistics["y_mean"]
+        torch.testing.assert_close(stepper(frames, grid), expected, rtol=0, atol=2e-5)
+    (tmp_path / "norm.pkl").write_bytes(pickle.dumps({name: torch.ones(2) for name in told}))
+    with pytest.raises(CheckpointError, match="statistics of 3 components, got 2"):
+        import_ifactformer(tmp_path)
 
 
 def vortices(
