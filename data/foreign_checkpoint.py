@@ -19,6 +19,7 @@ from torch import Tensor
 
 from data.errors import CheckpointError
 from data.inert_pickle import Inert, Maker, Name, read_pickle
+from data.model_folder import read_safetensors
 
 PICKLE = "data.pkl"
 DTYPES = {
@@ -116,6 +117,23 @@ def read_foreign_checkpoint(path: Path) -> ForeignCheckpoint:
         raise CheckpointError(f"{path}: {_not_a_zip(path)} ({error})") from None
     except (OSError, EOFError, ArithmeticError, RuntimeError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {str(error)[:300]}") from None
+
+
+def read_weights(path: Path, inside: str) -> Mapping[str, Tensor]:
+    """The tensors of a `.safetensors` file, or else of a checkpoint as `read_foreign_checkpoint` reads it.
+
+    A `.safetensors` file may hold other tensors too: where names in it begin with `inside`, those alone are taken.
+
+    Raises:
+        CheckpointError: it cannot be read, or is refused.
+    """
+    if path.suffix != ".safetensors":
+        return read_foreign_checkpoint(path).state
+    try:
+        tensors = read_safetensors(path.read_bytes(), path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    return {key.removeprefix(inside): tensor for key, tensor in tensors.items() if key.startswith(inside)} or tensors
 
 
 def _not_a_zip(path: Path) -> str:

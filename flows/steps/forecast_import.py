@@ -2,19 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from data.errors import CheckpointError
-from data.foreign_checkpoint import one_checkpoint, read_foreign_checkpoint
-from data.model_folder import read_safetensors
+from data.foreign_checkpoint import one_checkpoint, read_weights
 from modules.forecast.import_weights import ImportedForecaster, import_forecaster
 
 CHECKPOINTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors")
-SAFETENSORS = ".safetensors"
 ARGUMENTS = ("args.json", "config.json")
 STATE = "state/"
 """Before every tensor of a network in a file that holds its inputs and outputs too."""
@@ -43,7 +38,7 @@ def read_reference(source: Path) -> ImportedForecaster:
             missing.
     """
     file = one_checkpoint(source, CHECKPOINTS)
-    state = _read(file)
+    state = read_weights(file, STATE)
     try:
         return import_forecaster(state, reference_settings(file))
     except CheckpointError as error:
@@ -72,17 +67,6 @@ def folder_settings(name: str) -> dict[str, Any]:
         found["enc_in"] = 1 if match["features"] == "S" else ETT_VARIATES
     embedding = _EMBEDDING.search(name)
     return found if embedding is None else found | {"embed": embedding.group(1)}
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    if file.suffix != SAFETENSORS:
-        return read_foreign_checkpoint(file).state
-    try:
-        tensors = read_safetensors(file.read_bytes(), file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    inside = {key.removeprefix(STATE): tensor for key, tensor in tensors.items() if key.startswith(STATE)}
-    return inside or tensors
 
 
 def _arguments(file: Path) -> dict[str, Any]:

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from configs.load import to_plain
 from data.errors import CheckpointError
-from data.foreign_checkpoint import one_checkpoint, read_foreign_checkpoint
-from data.model_folder import read_safetensors
+from data.foreign_checkpoint import one_checkpoint, read_weights
 from data.turbulence.published_statistics import PublishedStatistics, read_statistics
 from flows.domain import ImportedModel
 from modules.turbulence.import_weights import PUBLISHED_ITERATIONS, convert
 from modules.turbulence.stepper import StepperConfig
 
 CHECKPOINTS = ("*.pth", "*.pt", "*.ckpt", "*.safetensors")
-SAFETENSORS = ".safetensors"
 STATE = "weights."
 """Before every tensor of a network in a file that holds its inputs and outputs too."""
 STATISTICS = "norm.pkl"
@@ -39,7 +37,7 @@ def import_ifactformer(source: Path) -> Mapping[str, ImportedModel]:
     """
     file = one_checkpoint(source, CHECKPOINTS)
     try:
-        network, weights = convert(_read(file), iterations=_iterations(file.with_suffix(".json")))
+        network, weights = convert(read_weights(file, STATE), iterations=_iterations(file.with_suffix(".json")))
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from None
     stepper = StepperConfig(components=network.components, axes=network.axes, history=network.history, network=network)
@@ -70,17 +68,6 @@ def _normalised(state: Mapping[str, Tensor], found: PublishedStatistics, path: P
         "network.head.weight": state["network.head.weight"] * ratio[:, None],
         "network.head.bias": state["network.head.bias"] * ratio + shift,
     }
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    if file.suffix != SAFETENSORS:
-        return read_foreign_checkpoint(file).state
-    try:
-        tensors = read_safetensors(file.read_bytes(), file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    inside = {key.removeprefix(STATE): tensor for key, tensor in tensors.items() if key.startswith(STATE)}
-    return inside or tensors
 
 
 def _iterations(beside: Path) -> int:

@@ -24,8 +24,8 @@ def coarse_solver(
     """What solves the equations behind the fields, with the modes that their grid holds and that subgrid model.
 
     Told from what the fields are and from the parameters that their file has: a plane vorticity with `nu`, `drag` and
-    `forcing_wavenumber` (`forcing_amplitude` is 1 if it is missing), velocities between walls with `nu` and `U_bulk`, or in a periodic box with `nu`, `power` and
-    `forced_below`, as the project's own simulations have them.
+    `forcing_wavenumber` (`forcing_amplitude` is 1 if it is missing), velocities between walls with `nu` and `U_bulk`,
+    or in a periodic box with `nu`, `power` and `forced_below`, as the project's own simulations have them.
 
     Raises:
         PenstockError: other fields, another grid, or a parameter is missing; the message says which.
