@@ -36,9 +36,7 @@ class TurbulenceFixture:
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below a prefix (`weights.`, `first_call.`, `grad.`), without it."""
-        return {
-            name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)
-        }
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
     @cached_property
     def converted(self) -> tuple[IFactFormerConfig, dict[str, Tensor]]:
