@@ -7,14 +7,19 @@ from functools import partial
 
 from configs.turbulence import NETWORKS, TurbulenceConfig
 from flows.domain import TRAIN, Domain
+from flows.run import Run
+from flows.steps.turbulence_data import fields_of
 from flows.steps.turbulence_evaluation import evaluate
 from flows.steps.turbulence_export import export
 from flows.steps.turbulence_import import import_ifactformer
 from flows.steps.turbulence_prepare import prepare_fields
 from flows.steps.turbulence_report import report
-from flows.steps.turbulence_rollout import sample
+from flows.steps.turbulence_rollout import roll_out
+from flows.steps.turbulence_snapshots import pictures
 from flows.steps.turbulence_solvers import solve
 from flows.steps.turbulence_train import train_network
+from flows.steps.turbulence_verdict import short
+from flows.tracking import tracked
 from modules.turbulence.stepper import StepperConfig
 
 TRAININGS = tuple(TRAIN + name for name in NETWORKS)
@@ -24,6 +29,13 @@ def left_out(config: TurbulenceConfig) -> list[str]:
     """The networks that are not asked for, and the solvers where none is."""
     unasked = [TRAIN + name for name in NETWORKS if name not in config.networks]
     return unasked if config.solvers.models else [*unasked, "solve"]
+
+
+def sample(run: Run) -> None:
+    """Roll every network out, and show what came out where the run is followed."""
+    roll_out(run)
+    with tracked(run, "sample") as tracker:
+        tracker.log_pictures({"rollouts": lambda: pictures(run, fields_of(run).spacing, short)})
 
 
 DOMAIN = Domain(

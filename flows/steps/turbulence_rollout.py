@@ -54,7 +54,7 @@ class Journal:
         write_json(self.path, {"stopped": self.stopped, "seconds": self.seconds, "frames": self.frames})
 
 
-def sample(run: Run) -> None:
+def roll_out(run: Run) -> None:
     """Roll every network out from the same frames of the test part: samples/NAME.hdf5.
 
     What is there of rollouts with the same settings is kept or gone on with; of others, nothing.

@@ -9,6 +9,7 @@ from data.errors import PenstockError
 from data.turbulence.well import WellFile
 from flows.report import Figure
 from flows.run import Run
+from flows.steps.turbulence_evaluation import SIMULATION
 from flows.steps.turbulence_pictures import View, film, limit_of, raster, side_by_side, view_of
 from flows.steps.turbulence_rollout import REFERENCE, rollout_file
 
@@ -88,6 +89,12 @@ def picture_figures(
             wide=True,
         ),
     ]
+
+
+def pictures(run: Run, spacing: float, words: Callable[[str], str]) -> str:
+    """The figures of a run's networks below each other, SVG."""
+    found = picture_figures(Rollouts.of(run, SIMULATION, run.config.networks), None, spacing, words)
+    return "".join(one.image for one in found if isinstance(one.image, str)) or "nothing to be seen of such fields"
 
 
 def snapshot_steps(last: int) -> list[int]:

@@ -181,6 +181,7 @@ def test_outside_of_a_sweep_every_step_is_a_run(runs: Path, monkeypatch: pytest.
 @pytest.mark.slow
 @pytest.mark.parametrize("domain, media", [
     ("shape", {".glb", ".png"}), ("protein", {".pdb", ".png"}), ("forecast", {".html"}),
+    ("turbulence", {".html"}),
 ])  # fmt: skip
 def test_every_domain_sends_samples_to_look_at(
     runs: Path, penstock: Penstock, monkeypatch: pytest.MonkeyPatch, domain: str, media: set[str]
