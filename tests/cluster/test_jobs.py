@@ -272,7 +272,7 @@ def _words(pid: int) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.parametrize("verb", ["train", pytest.param("run", marks=pytest.mark.long)])
 def test_stop_saves_a_checkpoint_and_nothing_lives_on(entry: Start, runs: Path, tmp_path: Path, verb: str) -> None:
     process = entry(verb, "toy", "--name", "a", *LONG)
     _wait_for_training(process, runs / "a", tmp_path / "log")

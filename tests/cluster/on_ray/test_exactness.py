@@ -125,6 +125,7 @@ def test_goes_on_with_any_number_of_processes(runs: Path) -> None:
     assert_rows(moved, one, {12}, 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_restart_of_three_processes_changes_no_bit(runs: Path) -> None:
     """Over three processes the order of sums matters, and torch changes it after its first step, unless told."""
@@ -148,7 +149,7 @@ FORECAST = {"epochs": "null", "trainer.steps": "50", "trainer.log_every": "1", "
     ("domain", "stage", "workers", "settings"),
     [
         ("shape", "vae", 3, {**VAE, **DOUBLE["vae"]}),
-        ("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"]}),
+        pytest.param("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"]}, marks=LONG),
         pytest.param("shape", "vae", 2, {**VAE, **DOUBLE["vae"]}, marks=LONG),
         pytest.param("protein", "flow", 3, {**PROTEIN, **DOUBLE["flow"]}, marks=LONG),
         pytest.param("protein", "flow", 2, {**PROTEIN, **DOUBLE["flow"], **OPTIMAL}, marks=LONG),
@@ -175,9 +176,11 @@ def test_float32_begins_alike(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "workers"),
     [
-        ("dlinear", 3),
         ("patchtst", 2),
-        *(pytest.param(*case, marks=LONG) for case in (("dlinear", 2), ("patchtst", 3), ("xpatch", 2), ("xpatch", 3))),
+        *(
+            pytest.param(*case, marks=LONG)
+            for case in (("dlinear", 2), ("dlinear", 3), ("patchtst", 3), ("xpatch", 2), ("xpatch", 3))
+        ),
     ],
 )
 def test_forecasters_train_alike_where_values_are_missing(runs: Path, network: str, workers: int) -> None:

@@ -180,6 +180,7 @@ def temporary():
         yield Path(made)
 
 
+@pytest.mark.long
 def test_a_cluster_of_its_own_dies_with_its_command(folder, temporary):
     training = Training(
         folder / "runs", "own", "train", "toy", "--name", "own", "--on", "ray", *STEPS, TMPDIR=str(temporary)
