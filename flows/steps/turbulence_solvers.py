@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.turbulence import TurbulenceConfig
 from data.errors import PenstockError
-from data.synthetic.turbulence.coarse import coarse_solver
+from data.synthetic.turbulence.coarse import Solver, coarse_solver
 from data.synthetic.turbulence.simulation import BlownUp, Simulation
 from data.synthetic.turbulence.simulation import run as advance
 from data.turbulence.well import WellWriter
@@ -37,9 +37,12 @@ def solve(run: Run) -> None:
         if rollout_file(run, name).exists():
             continue
         try:
-            _solve(run, name, fields)
+            model = "none" if name == NO_MODEL else name
+            solver = coarse_solver(fields.grid, fields.components, fields.parameters, model)  # type: ignore[arg-type]
         except PenstockError as reason:
             print(f"no solver '{name}' for these fields: {reason}", flush=True)
+        else:
+            _solve(run, name, fields, solver)
 
 
 def solved(run: Run) -> list[str]:
@@ -47,10 +50,8 @@ def solved(run: Run) -> list[str]:
     return [name for name in run.config.solvers.models if rollout_file(run, name).exists()]
 
 
-def _solve(run: Run, name: str, fields: Fields) -> None:
+def _solve(run: Run, name: str, fields: Fields, solver: Solver) -> None:
     config: TurbulenceConfig = run.config
-    model = "none" if name == NO_MODEL else name
-    solver = coarse_solver(fields.grid, fields.components, fields.parameters, model)  # type: ignore[arg-type]
     starts, journal, steps = starts_of(run, 1), journal_of(run, name), config.sample.steps
     progress = Progress(f"solve {name}", len(starts) * steps, "frames")
     with rollout_writer(run, name, starts) as writer:

@@ -18,9 +18,10 @@ KOLMOGOROV_STEP = 1.2
 """Time step times points: at unit forcing velocities reach 4 to 5, and step · points / 3 · velocity stays below 2.8."""
 
 
-def coarse_solver(
-    grid: Grid, components: Sequence[str], parameters: Mapping[str, float], model: Model
-) -> KolmogorovConfig | ChannelConfig | IsotropicConfig:
+Solver = KolmogorovConfig | ChannelConfig | IsotropicConfig
+
+
+def coarse_solver(grid: Grid, components: Sequence[str], parameters: Mapping[str, float], model: Model) -> Solver:
     """What solves the equations behind the fields, with the modes that their grid holds and that subgrid model.
 
     Told from what the fields are and from the parameters that their file has: a plane vorticity with `nu`, `drag` and

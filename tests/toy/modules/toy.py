@@ -1,4 +1,3 @@
-import time
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +16,11 @@ class ToyNetworkConfig:
 
 
 class ToyTraining(LightningModule):
-    def __init__(self, config, step_seconds=0.0):
+    def __init__(self, config):
         super().__init__()
-        self.model, self.step_seconds = config.build(), step_seconds
+        self.model = config.build()
 
     def training_step(self, batch, batch_idx):
-        time.sleep(self.step_seconds)
         x0, t = randn_per_sample(batch.seeds, (2,)), rand_per_sample(batch.seeds, (1,), stream=1)
         loss = (self.model(torch.cat([(1 - t) * x0 + t * batch.points, t], 1)) - (batch.points - x0)).square().mean()
         self.log("train/loss", loss)

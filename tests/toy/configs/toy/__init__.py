@@ -8,8 +8,6 @@ from modules.toy import ToyNetworkConfig
 class Flow:
     network: ToyNetworkConfig = ToyNetworkConfig()
     trainer: TrainerConfig = TrainerConfig()
-    step_seconds: float = 0.0
-    """What each step waits, so that a test finds a training at work."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def prepare(run):
 def train_flow(run):
     flow = run.config.flow
     data = ItemDataModule(Points(run.data_file, POINTS), SplitConfig(), flow.trainer.batch_size, run.config.seed)
-    train(run, "flow", lambda: ToyTraining(flow.network, flow.step_seconds), data, flow.trainer, network=flow.network)
+    train(run, "flow", lambda: ToyTraining(flow.network), data, flow.trainer, network=flow.network)
 
 
 def sample(run):
