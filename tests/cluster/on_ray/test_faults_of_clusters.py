@@ -109,15 +109,15 @@ def test_sigterm_at_the_driver_saves(cluster, folder, plain):
 def test_fewer_workers_and_more_again(cluster, folder, plain):
     few = ("--min-workers", "1")
     training = started(cluster, folder, "elastic", *few, workers=3, PENSTOCK_RESIZE_SECONDS="4")
-    # It may begin with fewer than three, and take the others when Ray has them.
-    training.wait_for(lambda: training.step() >= 60 and len(training.workers()) == 3)
+    training.wait_for(lambda: training.step() >= 60)
     before = len(lost(training))
-    cluster.remove_node(node_of(cluster, training.workers()[0]), allow_graceful=False)
+    cluster.remove_node(node_of(cluster, training.workers()[-1]), allow_graceful=False)
     training.wait_for(lambda: len(lost(training)) > before)
     cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     assert training.wait() == 0, training.text()
     sizes = [event["workers"] for event in training.events() if event["what"] == "went on"]
-    assert sizes[before] < 3
+    # Two, or one where Ray had not yet counted the other; it may have begun with two and taken the third since.
+    assert min(sizes[before:]) < 3
     print("elastic:", sizes, lost(training))
     mine, theirs = load(training.weights()), load(plain)
     for name, weight in theirs.items():

@@ -79,6 +79,7 @@ def process(rank: int, port: int, folder: str, kind: Any) -> None:
     if rank == 0:
         torch.save({"saved": saved, "end": end}, Path(folder) / "found.pt")
     assert put_together(model.state_dict(), keep=False)["last.weight"] is None
+    dist.barrier()  # who leaves first breaks the connections of the others, and gloo's threads abort
     dist.destroy_process_group()
 
 
