@@ -1,5 +1,6 @@
 """The configuration of the turbulence domain."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from configs.training import RunConfig, SampleConfig
@@ -7,12 +8,13 @@ from configs.turbulence.networks import ChainedSection, FNOSection, OperatorSect
 from data.errors import ConfigError
 from data.export.field import FORMATS as FIELD_FORMATS
 from data.synthetic.turbulence.generate import SyntheticTurbulenceConfig
+from data.synthetic.turbulence.subgrid import Model
 from data.turbulence.source import ImportConfig
 
 NETWORKS = ("operator", "chained", "fno")
 """What can be trained: a section of the configuration and a stage each."""
-SOLVERS = ("coarse", "smagorinsky", "dynamic", "wale")
-"""The equations themselves on the grid of the network: without a model of the smaller scales, and with one."""
+SOLVERS: Mapping[str, Model] = {"coarse": "none", "smagorinsky": "smagorinsky", "dynamic": "dynamic", "wale": "wale"}
+"""The equations themselves on the grid of the network → their subgrid model; coarse has none."""
 FORMATS = (*FIELD_FORMATS, "csv")
 
 

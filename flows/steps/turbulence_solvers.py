@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.turbulence import TurbulenceConfig
+from configs.turbulence import SOLVERS, TurbulenceConfig
 from data.errors import PenstockError
 from data.synthetic.turbulence.coarse import Solver, coarse_solver
 from data.synthetic.turbulence.simulation import BlownUp, Simulation
@@ -37,8 +37,7 @@ def solve(run: Run) -> None:
         if rollout_file(run, name).exists():
             continue
         try:
-            model = "none" if name == NO_MODEL else name
-            solver = coarse_solver(fields.grid, fields.components, fields.parameters, model)  # type: ignore[arg-type]
+            solver = coarse_solver(fields.grid, fields.components, fields.parameters, SOLVERS[name])
         except PenstockError as reason:
             print(f"no solver '{name}' for these fields: {reason}", flush=True)
         else:
